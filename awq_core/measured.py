@@ -1,0 +1,50 @@
+"""What measuring one model yields: three labelled datasets and where they came from.
+
+Everything a claim, a figure or a report needs is here; none of them touches a model. The datasets'
+dimensions and variables are listed in `docs/datasets.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+SPLITS = ("calibration", "heldout")
+QUANTIZERS = ("asym-g128", "sym-channel")
+BITS = (2, 3, 4, 6, 8)
+JUDGED_BITS = (4, 3)
+ALPHAS = tuple(i / 20 for i in range(21))
+GROUPS = 16
+"""Groups of neighbouring held-out windows, resampled where a claim is about a single linear."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of one model (or of one untrained twin, then without losses).
+
+    Attributes:
+        name: what `--model` called it, safe as a folder name.
+        family: what other sizes it may be compared with (`"qwen2.5"`), or None.
+        parameters: number of parameters.
+        channels: per input site and channel, and per linear and channel (see `docs/datasets.md`).
+        errors: squared relative output errors by linear, quantizer, bits, alpha and split.
+        losses: window losses and logit divergences by strategy; None for a twin.
+        tokens: the exact ids, `calibration` and `heldout`, each `[sequences, length]`.
+        provenance: plain values: model id, revision, hashes, dtype, device, versions, effort, seed, times.
+        twins: the model's untrained twins, one per seed of their initialiser.
+        scenarios: a planted control's further scenarios by name; empty for any other model.
+    """
+
+    name: str
+    family: str | None
+    parameters: int
+    channels: xr.Dataset
+    errors: xr.Dataset
+    losses: xr.Dataset | None
+    tokens: dict[str, np.ndarray]
+    provenance: dict[str, Any]
+    twins: tuple[Measured, ...] = ()
+    scenarios: dict[str, Measured] = field(default_factory=dict)
