@@ -1,0 +1,100 @@
+"""Channel moments, pooled over all tokens exactly, in one streamed pass.
+
+A mean of per-text kurtoses is not the kurtosis of the pooled tokens, and a sample's kurtosis is bounded by
+its size; both mistakes are common. Sums of powers in float64 pool exactly, whatever way tokens arrive.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class MeasurementError(Exception):
+    """Measuring gave something that no verdict may rest on, such as an infinite activation."""
+
+
+class ChannelMoments:
+    """Power sums of every channel of one input site, kept apart for each group of tokens.
+
+    Args:
+        width: channels.
+        groups: groups of tokens that can be pooled or left out later.
+        device: where the inputs live.
+
+    The sums are about a shift (the first batch's mean), so that a large mean does not cancel the variance away.
+    """
+
+    def __init__(self, width: int, groups: int = 1, device: torch.device | str = "cpu") -> None:
+        # MPS has no float64; every other device that torch knows has.
+        self.counts = torch.zeros(groups, dtype=torch.float64, device=device)
+        self.power_sums = torch.zeros(groups, 4, width, dtype=torch.float64, device=device)  # of (x - shift)^k
+        self.absolute_sums = torch.zeros(groups, width, dtype=torch.float64, device=device)
+        self.max_abs = torch.zeros(width, dtype=torch.float64, device=device)
+        self.shift: Tensor | None = None
+
+    def update(self, inputs: Tensor, group: int = 0) -> None:
+        """Add tokens.
+
+        Args:
+            inputs: `(tokens, width)`, any floating dtype.
+            group: which group they belong to.
+
+        Raises:
+            MeasurementError: if any value is NaN or infinite.
+        """
+        x = inputs.to(torch.float64)  # (T, width)
+        total = x.sum(dim=0)
+        if not torch.isfinite(total).all() and not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).any(dim=0).sum())
+            raise MeasurementError(f"NaN or infinite activations in {bad} of {x.shape[1]} channels")
+        if self.shift is None:
+            self.shift = total / len(x)
+        self.counts[group] += len(x)
+        absolute = x.abs()
+        self.absolute_sums[group] += absolute.sum(dim=0)
+        self.max_abs = torch.maximum(self.max_abs, absolute.amax(dim=0))
+        centred = x - self.shift
+        power = centred.clone()
+        for k in range(4):
+            self.power_sums[group, k] += power.sum(dim=0)
+            if k < 3:
+                power *= centred
+
+    def magnitude(self, without: int | None = None) -> Tensor:
+        """Mean over tokens of abs(x), `(width,)`; optionally with one group left out."""
+        return self._pool(self.absolute_sums, without) / self._count(without)
+
+    def mean(self) -> Tensor:
+        """Mean over tokens, `(width,)`."""
+        return self._shift() + self._pool(self.power_sums, None)[0] / self._count(None)
+
+    def variance(self) -> Tensor:
+        """Population variance, `(width,)`."""
+        return self._central(None)[0]
+
+    def excess_kurtosis(self, without: int | None = None) -> Tensor:
+        """`E[(x - mu)^4] / sigma^4 - 3`, `(width,)`: 0 for a Gaussian, and by convention for a constant channel."""
+        variance, fourth = self._central(without)
+        # A channel whose spread is rounding noise about its mean has no tails to speak of.
+        floor = (1e-12 * (self._shift().abs() + variance.sqrt())) ** 2
+        alive = variance > floor
+        safe = torch.where(alive, variance, torch.ones_like(variance))
+        return torch.where(alive, fourth / safe**2 - 3.0, torch.zeros_like(variance))
+
+    def _central(self, without: int | None) -> tuple[Tensor, Tensor]:
+        first, second, third, fourth = self._pool(self.power_sums, without) / self._count(without)
+        variance = (second - first**2).clamp(min=0.0)
+        return variance, fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+
+    def _shift(self) -> Tensor:
+        if self.shift is None:
+            raise MeasurementError("no tokens were measured")
+        return self.shift
+
+    def _count(self, without: int | None) -> Tensor:
+        return self._pool(self.counts, without)
+
+    def _pool(self, sums: Tensor, without: int | None) -> Tensor:
+        total = sums.sum(dim=0)
+        return total if without is None else total - sums[without]

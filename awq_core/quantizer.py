@@ -1,0 +1,103 @@
+"""Round-to-nearest quantizers: the deployed group-wise one and the AWQ-Diag study's per-row one.
+
+Both return dequantized weights: claims are about what the rounding does to a linear's output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+QuantizerName = Literal["asym-g128", "sym-channel"]
+
+SMALLEST_RANGE = 1e-5
+"""llm-awq's floor under a group's range, so that a constant group does not divide by zero."""
+
+
+class QuantizedGroups(NamedTuple):
+    """Integer codes of a weight matrix and what turns them back: `w = (code - zero_point) * step`."""
+
+    codes: Tensor  # (..., out, in) integers in [0, 2^bits - 1], stored in the weights' dtype
+    steps: Tensor  # (..., out, in / group_size)
+    zero_points: Tensor  # (..., out, in / group_size) integers in [0, 2^bits - 1]
+
+    def dequantize(self) -> Tensor:
+        """Weights `(..., out, in)` that the codes stand for."""
+        groups = self.steps.shape[-1]
+        codes = self.codes.unflatten(-1, (groups, -1))  # (..., out, groups, g)
+        weights = (codes - self.zero_points.unsqueeze(-1)) * self.steps.unsqueeze(-1)
+        return weights.flatten(-2)
+
+
+def deployed_group_size(in_features: int) -> int:
+    """128 where it divides the width, else the width's largest divisor from 32 to 128, else the whole row."""
+    return next((size for size in range(128, 31, -1) if in_features % size == 0), in_features)
+
+
+def quantize_groups(weight: Tensor, bits: int, group_size: int) -> QuantizedGroups:
+    """Asymmetric group-wise quantization along the input dimension, as llm-awq (`pseudo_quantize_tensor`).
+
+    `step = max((max - min), 1e-5) / (2^b - 1)`, `zero_point = clamp(-round(min / step), 0, 2^b - 1)`,
+    `code = clamp(round(w / step) + zero_point, 0, 2^b - 1)`. Zero is not forced into the range, so a
+    group whose weights share one sign saturates: its error is not bounded by half a step.
+
+    Args:
+        weight: `(..., out, in)`.
+        bits: 1 to 16.
+        group_size: weights per group; must divide `in`.
+
+    Raises:
+        ValueError: if `group_size` does not divide the width, or `bits` is out of range.
+    """
+    _check_bits(bits)
+    if group_size < 1 or weight.shape[-1] % group_size:
+        raise ValueError(f"group_size must divide the input width {weight.shape[-1]}, got {group_size}")
+    top = 2**bits - 1
+    groups = weight.unflatten(-1, (-1, group_size))  # (..., out, groups, g)
+    low, high = groups.aminmax(dim=-1)  # (..., out, groups)
+    steps = (high - low).clamp(min=SMALLEST_RANGE) / top
+    zero_points = (-torch.round(low / steps)).clamp(0, top)
+    codes = (torch.round(groups / steps.unsqueeze(-1)) + zero_points.unsqueeze(-1)).clamp(0, top)
+    return QuantizedGroups(codes.flatten(-2), steps, zero_points)
+
+
+def quantize_rows(weight: Tensor, bits: int) -> Tensor:
+    """Symmetric quantization with one step per output row, as AWQ-Diag: `step = max|w| / 2^(b-1)`.
+
+    Codes run from `-2^(b-1)` to `2^(b-1) - 1`, so the largest positive weight is clipped by one step.
+
+    Args:
+        weight: `(..., out, in)`.
+        bits: 2 to 16.
+
+    Returns:
+        Dequantized weights `(..., out, in)`; a row of zeros stays zero.
+
+    Raises:
+        ValueError: if `bits` is out of range.
+    """
+    _check_bits(bits)
+    half = 2 ** (bits - 1)
+    steps = weight.abs().amax(dim=-1, keepdim=True) / half  # (..., out, 1)
+    steps = torch.where(steps > 0, steps, torch.ones_like(steps))
+    return torch.round(weight / steps).clamp(-half, half - 1) * steps
+
+
+def round_to_nearest(weight: Tensor, quantizer: QuantizerName, bits: int) -> Tensor:
+    """Dequantized weights `(..., out, in)` under one of the two quantizers that claims are judged with.
+
+    Raises:
+        ValueError: for a quantizer that does not exist.
+    """
+    if quantizer == "asym-g128":
+        return quantize_groups(weight, bits, deployed_group_size(weight.shape[-1])).dequantize()
+    if quantizer == "sym-channel":
+        return quantize_rows(weight, bits)
+    raise ValueError(f"quantizer must be asym-g128 or sym-channel, got {quantizer!r}")
+
+
+def _check_bits(bits: int) -> None:
+    if not 1 <= bits <= 16:
+        raise ValueError(f"bits must be from 1 to 16, got {bits}")
