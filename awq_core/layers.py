@@ -1,0 +1,292 @@
+"""The layer-level instrument: channel moments and output errors of every linear, block by block.
+
+Each block is passed over twice for each split. The first pass gathers moments and `G = X^T X` of every input
+site; the second counts what lies beyond six standard deviations (which needs the pooled deviation first) and
+replays the few candidates whose error is wanted for each group of held-out windows. At most one block's
+second moments are alive, whatever the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from awq_core.architecture import Role
+from awq_core.importance import enrichment, importance
+from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS
+from awq_core.moments import ChannelMoments, MeasurementError
+from awq_core.output_error import error_grid
+from awq_core.scales import linear_scales, scaled_round_to_nearest
+from awq_core.sources import LayerSource, LinearWeights
+
+OUTLIER_SIGMA = 6.0
+CHOICES = ("rtn", "best")
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What the layer-level instrument measures, and in which arithmetic.
+
+    Attributes:
+        quantizers: roundings to try.
+        bits: precisions to try.
+        arithmetic: dtype of second moments and errors; float64 where the model is small enough.
+        groups: groups of held-out windows.
+    """
+
+    quantizers: tuple[str, ...] = QUANTIZERS
+    bits: tuple[int, ...] = BITS
+    arithmetic: torch.dtype = torch.float64
+    groups: int = GROUPS
+
+
+@dataclass
+class _Site:
+    """One input site of one block while it is being measured."""
+
+    moments: dict[str, ChannelMoments]
+    second_moments: dict[str, Tensor]
+    outliers: dict[str, Tensor] = field(default_factory=dict)
+
+
+def measure_layers(
+    source: LayerSource, settings: LayerSettings, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Datasets `channels` and `errors` of a source (`docs/datasets.md`).
+
+    Args:
+        source: the blocks and their tokens.
+        settings: quantizers, precisions, arithmetic.
+        progress: called with `(blocks done, blocks)`.
+
+    Raises:
+        MeasurementError: if an activation or an error is NaN or infinite.
+    """
+    records: list[dict[str, Any]] = []
+    sites: list[dict[str, Any]] = []
+    for block in range(source.blocks):
+        block_sites, block_records = _measure_block(source, block, settings)
+        sites += block_sites
+        records += block_records
+        source.advance(block)
+        progress(block + 1, source.blocks)
+    return _channels_dataset(sites, records), _errors_dataset(records, settings)
+
+
+def _measure_block(
+    source: LayerSource, block: int, settings: LayerSettings
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    source.begin(block)
+    linears = source.linears(block)
+    sites = _first_pass(source, block, linears, settings)
+    errors = {entry.name: _linear_errors(entry, sites[entry.role], settings) for entry in linears}
+    group_error, group_power = _second_pass(source, block, linears, sites, errors, settings)
+    site_records = [_site_record(block, role, site, settings) for role, site in sites.items()]
+    linear_records = [
+        _linear_record(entry, sites[entry.role], errors[entry.name], group_error[entry.name], group_power[entry.name])
+        for entry in linears
+    ]
+    return site_records, linear_records
+
+
+def _first_pass(
+    source: LayerSource, block: int, linears: list[LinearWeights], settings: LayerSettings
+) -> dict[Role, _Site]:
+    widths = {entry.role: entry.weight.shape[1] for entry in linears}
+    device = linears[0].weight.device
+    sites = {
+        role: _Site(
+            {split: ChannelMoments(width, settings.groups, device) for split in SPLITS},
+            {split: torch.zeros(width, width, dtype=settings.arithmetic, device=device) for split in SPLITS},
+        )
+        for role, width in widths.items()
+    }
+    for split in SPLITS:
+        for group, inputs in source.passes(block, split):
+            for role, site in sites.items():
+                try:
+                    site.moments[split].update(inputs[role], group)
+                except MeasurementError as problem:
+                    raise MeasurementError(f"block {block}, {role}: {problem}") from None
+                x = inputs[role].to(settings.arithmetic)  # (T, in)
+                site.second_moments[split].addmm_(x.T, x)
+    return sites
+
+
+def _linear_errors(entry: LinearWeights, site: _Site, settings: LayerSettings) -> np.ndarray:
+    """`[quantizers, bits, alphas, splits]` squared relative output errors of one linear."""
+    weight = entry.weight.to(settings.arithmetic)
+    scales = _scales(site, weight)
+    moments = [site.second_moments[split] for split in SPLITS]
+    errors = error_grid(weight, scales, settings.quantizers, settings.bits, moments)  # type: ignore[arg-type]
+    if not torch.isfinite(errors).all():
+        raise MeasurementError(f"{entry.name}: an output error is NaN or infinite")
+    return errors.cpu().numpy().astype(np.float64)
+
+
+def _scales(site: _Site, weight: Tensor) -> Tensor:
+    magnitude = site.moments["calibration"].magnitude().to(weight)
+    return linear_scales(magnitude, torch.tensor(ALPHAS, dtype=weight.dtype, device=weight.device))  # (alphas, in)
+
+
+def _second_pass(
+    source: LayerSource,
+    block: int,
+    linears: list[LinearWeights],
+    sites: dict[Role, _Site],
+    errors: dict[str, np.ndarray],
+    settings: LayerSettings,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Count outliers; sum held-out errors of RTN and of the best exponent, and output power, for each group."""
+    limits = {}
+    for role, site in sites.items():
+        for split in SPLITS:
+            moments = site.moments[split]
+            site.outliers[split] = torch.zeros_like(moments.max_abs)
+            limits[role, split] = OUTLIER_SIGMA * moments.variance().sqrt()
+    candidates = {entry.name: _candidates(entry, sites[entry.role], errors[entry.name], settings) for entry in linears}
+    group_error = {
+        entry.name: torch.zeros(settings.groups, len(candidates[entry.name]), dtype=torch.float64) for entry in linears
+    }
+    group_power = {entry.name: torch.zeros(settings.groups, dtype=torch.float64) for entry in linears}
+    for split in SPLITS:
+        for group, inputs in source.passes(block, split):
+            for role, site in sites.items():
+                x = inputs[role].to(torch.float64)
+                site.outliers[split] += (x.abs() > limits[role, split]).sum(dim=0)
+            if split != "heldout":
+                continue
+            for entry in linears:
+                x = inputs[entry.role].to(settings.arithmetic)
+                outputs = x @ entry.weight.to(settings.arithmetic).T  # (T, out)
+                group_power[entry.name][group] += outputs.square().sum().double().cpu()
+                for c, difference in enumerate(candidates[entry.name]):
+                    group_error[entry.name][group, c] += (x @ difference.T).square().sum().double().cpu()
+    return group_error, group_power
+
+
+def _candidates(entry: LinearWeights, site: _Site, errors: np.ndarray, settings: LayerSettings) -> list[Tensor]:
+    """`W^ - W` for quantizer x judged bits x (RTN, best exponent on calibration tokens), in that order."""
+    weight = entry.weight.to(settings.arithmetic)
+    scales = _scales(site, weight)
+    found = []
+    for q, quantizer in enumerate(settings.quantizers):
+        for bits in JUDGED_BITS:
+            best = int(errors[q, settings.bits.index(bits), :, 0].argmin())
+            for index in (0, best):
+                found.append(
+                    scaled_round_to_nearest(weight, scales[index], quantizer, bits) - weight  # type: ignore[arg-type]
+                )
+    return found
+
+
+def _site_record(block: int, role: Role, site: _Site, settings: LayerSettings) -> dict[str, Any]:
+    values = {}
+    for split in SPLITS:
+        moments = site.moments[split]
+        count = float(moments.counts.sum())
+        values[split] = {
+            "magnitude": moments.magnitude(),
+            "mean": moments.mean(),
+            "variance": moments.variance(),
+            "excess_kurtosis": moments.excess_kurtosis(),
+            "max_abs": moments.max_abs,
+            "outlier_ratio": site.outliers[split] / count,
+        }
+    heldout = site.moments["heldout"]
+    without = [float(heldout.excess_kurtosis(without=g).mean()) for g in range(settings.groups)]
+    return {"block": block, "role": role, "values": values, "kurtosis_without_group": without}
+
+
+def _linear_record(
+    entry: LinearWeights, site: _Site, errors: np.ndarray, group_error: Tensor, group_power: Tensor
+) -> dict[str, Any]:
+    weight_size = entry.weight.abs().to(torch.float64).mean(dim=0).cpu().numpy()  # (in,)
+    heldout = site.moments["heldout"]
+    without = [
+        enrichment(importance(weight_size, heldout.magnitude(without=g).cpu().numpy()))
+        for g in range(len(heldout.counts))
+    ]
+    return {
+        "entry": entry,
+        "weight_size": weight_size,
+        "errors": errors,
+        "group_error": group_error.numpy(),
+        "group_power": group_power.numpy(),
+        "enrichment_without_group": without,
+    }
+
+
+def _channels_dataset(sites: list[dict[str, Any]], records: list[dict[str, Any]]) -> xr.Dataset:
+    widest = max(len(record["weight_size"]) for record in records)
+    names = list(sites[0]["values"][SPLITS[0]])
+
+    def padded(values: Any) -> np.ndarray:
+        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+        return np.pad(array, (0, widest - len(array)), constant_values=np.nan)
+
+    data: dict[str, Any] = {
+        name: (
+            ("split", "site", "channel"),
+            np.stack([[padded(site["values"][split][name]) for site in sites] for split in SPLITS]),
+        )
+        for name in names
+    }
+    data["weight_size"] = (("linear", "channel"), np.stack([padded(record["weight_size"]) for record in records]))
+    data["kurtosis_without_group"] = (("site", "group"), np.array([s["kurtosis_without_group"] for s in sites]))
+    data["enrichment_without_group"] = (("linear", "group"), np.array([r["enrichment_without_group"] for r in records]))
+    coordinates = {
+        "split": list(SPLITS),
+        "site": [_site_label(site["block"], site["role"]) for site in sites],
+        "site_block": ("site", [site["block"] for site in sites]),
+        "site_role": ("site", [site["role"] for site in sites]),
+        "site_width": ("site", [len(site["values"]["heldout"]["magnitude"]) for site in sites]),
+        **_linear_coordinates(records),
+    }
+    return xr.Dataset(data, coordinates)
+
+
+def _errors_dataset(records: list[dict[str, Any]], settings: LayerSettings) -> xr.Dataset:
+    shape = (len(records), len(settings.quantizers), len(JUDGED_BITS), len(CHOICES), settings.groups)
+    group_error = np.stack([r["group_error"].T for r in records]).reshape(shape)
+    return xr.Dataset(
+        {
+            "output_error": (
+                ("linear", "quantizer", "bits", "alpha", "split"),
+                np.stack([r["errors"] for r in records]),
+            ),
+            "group_error": (("linear", "quantizer", "judged_bits", "choice", "group"), group_error),
+            "group_power": (("linear", "group"), np.stack([r["group_power"] for r in records])),
+        },
+        {
+            "quantizer": list(settings.quantizers),
+            "bits": list(settings.bits),
+            "alpha": list(ALPHAS),
+            "split": list(SPLITS),
+            "judged_bits": list(JUDGED_BITS),
+            "choice": list(CHOICES),
+            **_linear_coordinates(records),
+        },
+    )
+
+
+def _linear_coordinates(records: list[dict[str, Any]]) -> dict[str, Any]:
+    entries: list[LinearWeights] = [record["entry"] for record in records]
+    return {
+        "linear": [entry.name for entry in entries],
+        "linear_block": ("linear", [entry.block for entry in entries]),
+        "linear_family": ("linear", [entry.family for entry in entries]),
+        "linear_site": ("linear", [_site_label(entry.block, entry.role) for entry in entries]),
+        "in_features": ("linear", [entry.weight.shape[1] for entry in entries]),
+        "out_features": ("linear", [entry.weight.shape[0] for entry in entries]),
+    }
+
+
+def _site_label(block: int, role: Role) -> str:
+    return f"block {block} {role}"

@@ -1,0 +1,48 @@
+"""What the layer-level instruments measure: blocks of linears, and the tokens at their inputs.
+
+A real model is one source (`awq_core.streaming.BlockStream`); a control that draws its inputs is another.
+The instruments cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from awq_core.architecture import Role
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """One linear of a block."""
+
+    name: str
+    block: int
+    family: str
+    role: Role
+    weight: Tensor  # (out, in)
+
+
+class LayerSource(Protocol):
+    """Blocks of linears with the tokens that reach them, in both splits."""
+
+    blocks: int
+
+    def linears(self, block: int) -> list[LinearWeights]:
+        """The block's linears."""
+        ...
+
+    def begin(self, block: int) -> None:
+        """Called before a block's first pass."""
+        ...
+
+    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[Role, Tensor]]]:
+        """`(group, {role: inputs (tokens, width)})` for each batch; the same tokens every time it is called."""
+        ...
+
+    def advance(self, block: int) -> None:
+        """Called when nothing more is needed of the block."""
+        ...

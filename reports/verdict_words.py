@@ -1,0 +1,101 @@
+"""How a verdict is worded, marked and coloured, wherever it is shown.
+
+Evidence travels as the plain dictionary of `Evidence.as_dict`, because that is what survives a process boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from awq_core.evidence import Verdict
+
+Claim = dict[str, Any]
+"""One judged claim: exactly `Evidence.as_dict()`."""
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """A verdict's symbol, readable without colour, and its colours on the terminal and on paper."""
+
+    symbol: str
+    terminal: str
+    ink: str
+    paper: str
+
+
+APPEARANCES = {
+    # Ink on paper keeps a contrast of at least 4.5 (WCAG AA); the hues are Okabe and Ito's, darkened.
+    Verdict.SUPPORTED: Appearance("✓", "green", "#00553d", "#d8f0e7"),
+    Verdict.REFUTED: Appearance("✗", "red", "#8f3500", "#fbe3d5"),
+    Verdict.INCONCLUSIVE: Appearance("?", "yellow", "#6b4e00", "#fbf0cc"),
+    Verdict.INSUFFICIENT: Appearance("–", "bright_black", "#4a4f57", "#eceef1"),
+    Verdict.NOT_APPLICABLE: Appearance("∅", "bright_black", "#4a4f57", "#eceef1"),
+    Verdict.REPORTED: Appearance("i", "blue", "#004a78", "#dcebf7"),
+}
+
+JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
+"""The verdicts that say something about the model; the others say why nothing can be said, or only report."""
+
+
+def verdict_of(claim: Claim) -> Verdict:
+    """The claim's verdict as the enumeration's member."""
+    return Verdict(claim["verdict"])
+
+
+def is_judged(claim: Claim) -> bool:
+    """Whether the claim got one of the three verdicts."""
+    return verdict_of(claim) in JUDGED
+
+
+def is_registered(claim: Claim) -> bool:
+    """Whether the model's deviations file names this claim with the very verdict that it got."""
+    registered = claim.get("registered")
+    return registered is not None and registered["verdict"] == claim["verdict"]
+
+
+def words(claim: Claim) -> str:
+    """The verdict for the terminal: `REFUTED`, `REFUTED (registered)` or `SUPPORTED (registered as refuted)`."""
+    verdict = claim["verdict"].upper()
+    registered = claim.get("registered")
+    if registered is None or (is_registered(claim) and verdict_of(claim) is Verdict.SUPPORTED):
+        return verdict
+    if is_registered(claim):
+        return f"{verdict} (registered)"
+    return f"{verdict} (registered as {registered['verdict']})"
+
+
+def is_settled(claim: Claim) -> bool:
+    """Whether the claim leaves the exit status at 0.
+
+    Supported and unjudged claims do, and so does any verdict registered for the model. An entry that was
+    registered under other conditions (other tokens, effort or dtype) cannot fail a run: there a changed verdict
+    warns.
+    """
+    if not is_judged(claim) or verdict_of(claim) is Verdict.SUPPORTED or is_registered(claim):
+        return True
+    registered = claim.get("registered")
+    return registered is not None and not registered.get("conditions_met", True)
+
+
+def number(value: float | None) -> str:
+    """A figure with four significant digits, a true minus sign, and never a long tail: `1.234`, `−0.0021`, `3.1e-06`."""
+    if value is None:
+        return ""
+    if value == 0:
+        return "0"
+    if 1e4 <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−") if abs(value) >= 1e-4 else f"{value:.2e}".replace("-", "−")
+
+
+def interval_text(claim: Claim) -> str:
+    """The 95% interval in brackets, or nothing where there is none."""
+    interval = claim.get("interval")
+    return f"[{number(interval['lower'])}, {number(interval['upper'])}]" if interval else ""
+
+
+def threshold_text(claim: Claim) -> str:
+    """The registered threshold in words, with a true minus sign."""
+    threshold = claim.get("threshold")
+    return threshold["text"].replace("-", "−") if threshold else ""
