@@ -1,0 +1,130 @@
+"""Quantities that claims and figures read off the measurements: one value per linear, or per site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+
+from awq_core import choices
+from awq_core import importance as channel_importance
+from awq_core.measured import Measured
+
+OUTLIER_FAMILIES = ("o", "down")
+"""The families in which the literature finds the outliers."""
+
+OUTLIER_ROLES = ("attention_out", "mlp_out")
+"""The sites that those families read."""
+
+
+def importance(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """`I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width."""
+    channels = measured.channels
+    magnitude = channels["magnitude"].sel(split=split).sel(site=channels["linear_site"])
+    return (channels["weight_size"] * magnitude).reset_coords(["site", "site_block", "site_role", "site_width"], drop=True)
+
+
+def top_share(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """Share of importance held by the top 1% of channels, `(linear,)`, 0 to 1."""
+    return _per_linear(importance(measured, split), channel_importance.top_share)
+
+
+def enrichment(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """That share over the fraction of channels that the top 1% are, `(linear,)`; 1 where channels are alike."""
+    return _per_linear(importance(measured, split), channel_importance.enrichment)
+
+
+def hockey_stick(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """Mean importance of the top 1% of channels over the median importance, `(linear,)`."""
+
+    def ratio(values: np.ndarray) -> float:
+        return float(values[channel_importance.salient_channels(values)].mean() / np.median(values))
+
+    return _per_linear(importance(measured, split), ratio)
+
+
+def large_channels(measured: Measured, split: str = "heldout", times: float = 3.0) -> xr.DataArray:
+    """Share of channels whose magnitude exceeds `times` the median, `(linear,)`."""
+    channels = measured.channels
+    magnitude = channels["magnitude"].sel(split=split)
+    share = _per_row(magnitude, lambda m: float((m > times * np.median(m)).mean()), "site")
+    return _at_linears(measured, share)
+
+
+def site_kurtosis(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """Mean over channels of the pooled excess kurtosis, `(site,)`."""
+    return measured.channels["excess_kurtosis"].sel(split=split).mean("channel", skipna=True)
+
+
+def mean_kurtosis(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """The mean excess kurtosis of each linear's input, `(linear,)`."""
+    return _at_linears(measured, site_kurtosis(measured, split))
+
+
+def outlier_ratio(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """Share of values beyond six standard deviations at each linear's input, `(linear,)`."""
+    ratio = measured.channels["outlier_ratio"].sel(split=split).mean("channel", skipna=True)
+    return _at_linears(measured, ratio)
+
+
+def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """ln(largest / median channel magnitude), `(site,)`."""
+    magnitude = measured.channels["magnitude"].sel(split=split)
+    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))), "site")
+
+
+def best_alpha(measured: Measured, quantizer: str, bits: int) -> xr.DataArray:
+    """Each linear's best exponent on calibration tokens, `(linear,)`."""
+    return choices.best_alpha(measured.errors, quantizer, bits)
+
+
+def constant_alpha(measured: Measured, quantizer: str, bits: int) -> float:
+    """The one exponent that is best for the sum of calibration errors."""
+    return choices.constant_alpha(measured.errors, quantizer, bits)
+
+
+def error_at(
+    measured: Measured, quantizer: str, bits: int, alpha: float | xr.DataArray, split: str = "heldout"
+) -> xr.DataArray:
+    """Squared relative output error at an exponent, one for all or one for each linear, `(linear,)`."""
+    errors = measured.errors["output_error"].sel(quantizer=quantizer, bits=bits, split=split)
+    return errors.sel(alpha=alpha, method="nearest").drop_vars("alpha")
+
+
+def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldout") -> xr.DataArray:
+    """`e(RTN) / e(AWQ)` with the exponent chosen on calibration tokens, `(linear,)`; 1 where neither errs."""
+    rtn = error_at(measured, quantizer, bits, 0.0, split)
+    awq = error_at(measured, quantizer, bits, best_alpha(measured, quantizer, bits), split)
+    return xr.where(awq > 0, rtn / xr.where(awq > 0, awq, 1.0), 1.0).assign_coords(rtn.coords)
+
+
+def is_outlier_family(values: xr.DataArray) -> xr.DataArray:
+    """True for the linears that read the attention's or the MLP's inner output, `(linear,)`."""
+    return values["linear_family"].isin(OUTLIER_FAMILIES)
+
+
+def window_differences(measured: Measured, strategy: str, variable: str = "window_loss") -> np.ndarray:
+    """Each window's value under a strategy, minus full precision's for losses, `[windows]`, nats per token."""
+    if measured.losses is None:
+        raise LookupError(f"{measured.name} has no model-level measurements")
+    values = measured.losses[variable].sel(strategy=strategy).values
+    if variable == "window_loss":
+        values = values - measured.losses[variable].sel(strategy="full").values
+    return values
+
+
+def _per_linear(values: xr.DataArray, function: Callable[[np.ndarray], float]) -> xr.DataArray:
+    return _per_row(values, function, "linear")
+
+
+def _per_row(values: xr.DataArray, function: Callable[[np.ndarray], float], dimension: str) -> xr.DataArray:
+    rows = [function(row[~np.isnan(row)]) for row in values.transpose(dimension, "channel").values]
+    kept = {name: c for name, c in values.coords.items() if set(c.dims) <= {dimension}}
+    return xr.DataArray(np.array(rows), dims=(dimension,), coords=kept)
+
+
+def _at_linears(measured: Measured, per_site: xr.DataArray) -> xr.DataArray:
+    channels = measured.channels
+    values = per_site.sel(site=channels["linear_site"])
+    return values.drop_vars([name for name in values.coords if str(name).startswith("site") or name == "split"])

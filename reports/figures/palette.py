@@ -1,0 +1,60 @@
+"""Colours: the same family, the same method, in the same colour in every figure.
+
+Families take Okabe and Ito's colours, which readers with any colour vision can tell apart; a marker of its own
+doubles each. Methods take an indigo and greys that no family has.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+FAMILY_COLOURS = {
+    "q": "#56B4E9",
+    "k": "#0072B2",
+    "v": "#009E73",
+    "o": "#D55E00",
+    "gate": "#CC79A7",
+    "up": "#E69F00",
+    "down": "#000000",
+    # Other architectures: fused attention takes k's colour, the two layers of a plain MLP take up's and down's.
+    "qkv": "#0072B2",
+    "fc1": "#E69F00",
+    "fc2": "#000000",
+}
+FAMILY_MARKERS = {
+    "q": "o",
+    "k": "s",
+    "v": "^",
+    "o": "D",
+    "gate": "v",
+    "up": "P",
+    "down": "X",
+    "qkv": "s",
+    "fc1": "P",
+    "fc2": "X",
+}
+_SPARE_COLOURS = ("#7F6000", "#5D3A9B", "#4B7B7B", "#8A2D3B")
+
+INK = "#1c2026"
+MUTED = "#5c6570"
+RULE = "#d5d9de"
+FAINT = "#b9bfc7"
+
+RTN = "#7a828c"
+AWQ = "#3b2a8c"
+AWQ_LIGHT = "#9a8fd6"
+TWIN = "#8a929c"
+BLOCK_SHADES = "viridis"
+"""Matplotlib's sequential map, even in lightness and safe for the colour-blind."""
+GAIN_SHADES = "PuOr_r"
+"""Diverging: purple where AWQ loses, orange where it gains; safe for the colour-blind."""
+
+
+def family_colour(family: str) -> str:
+    """The family's colour; one that the table does not know gets the same spare colour every time."""
+    return FAMILY_COLOURS.get(family) or _SPARE_COLOURS[zlib.crc32(family.encode()) % len(_SPARE_COLOURS)]
+
+
+def family_marker(family: str) -> str:
+    """The family's marker, for readers and printers without colour."""
+    return FAMILY_MARKERS.get(family, "h")

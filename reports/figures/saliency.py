@@ -1,0 +1,99 @@
+"""Figure 1: sorted channel importance. A few channels dominate where the curve has a hockey stick's shape."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from awq_core.importance import salient_count
+from awq_core.measured import Measured
+from reports.figures.canvas import Drawing, finish, paper, percent, times
+from reports.figures.palette import FAINT, INK, MUTED, RULE, family_colour
+from reports.linears import Array, Linears
+
+POINTS = 400
+"""Points drawn of a background curve; more cannot be seen."""
+
+
+def hockey_stick(measured: Measured) -> Drawing:
+    """Every linear's importance, sorted and over its median; the most concentrated and a typical one stand out."""
+    linears = Linears(measured)
+    enrichment, share = linears.enrichment(), linears.top_share()
+    order = np.argsort(np.where(np.isfinite(enrichment), enrichment, share))
+    most, typical, least = int(order[-1]), int(order[len(order) // 2]), int(order[0])
+    finding = _finding(linears, enrichment, share, most)
+    reading = (
+        f"Importance |W|·|x| of each input channel over the linear's median, largest first, on held-out tokens; one line "
+        f"for each of {len(linears.names)} linears. Dots are the top 1% of channels."
+    )
+    figure, top = paper(finding, reading, 4.3)
+    axes = figure.add_axes((0.07, 0.12 * top, 0.66, 0.84 * top))
+    axes.set_yscale("log")
+    curves = [_curve(linears.importance(index)) for index in range(len(linears.names))]
+    axes.add_collection(
+        LineCollection(
+            [np.column_stack(_thinned(x, y)) for x, y in curves], colors=FAINT, linewidths=0.6, alpha=0.6, zorder=1
+        )
+    )
+    lowest = [y[int(0.97 * len(y))] for _, y in curves]
+    # The last few channels may be all but dead: they would stretch the axis without a word to say.
+    axes.set_ylim(max(min(lowest) * 0.6, 1e-4), max(y[0] for _, y in curves) * 1.4)
+    axes.set_xlim(-1, 101)
+    labels = ((most, "most concentrated", 0.93), (typical, "typical (median)", 0.66), (least, "least concentrated", 0.39))
+    for index, role, height in labels if len(order) > 2 else labels[:1]:
+        x, y = curves[index]
+        colour = family_colour(str(linears.families[index]))
+        dashes = {"most concentrated": "-", "typical (median)": (0, (5, 1.5))}.get(role, (0, (1, 1.2)))
+        axes.plot(x, y, color=colour, lw=2.2, ls=dashes, zorder=3)
+        count = salient_count(len(y))
+        axes.plot(x[:count], y[:count], "o", color=colour, ms=6, mec="white", mew=0.8, zorder=4, clip_on=False)
+        _label(figure, linears, index, role, colour, dashes, height * top + 0.03, enrichment, share)
+    axes.axhline(1, color=RULE, lw=1, zorder=0)
+    axes.annotate("median channel", (100, 1), xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, size=8.5)
+    axes.set_xlabel("channels, sorted by importance (% of the linear's channels)")
+    axes.set_ylabel("importance / median importance")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    axes.grid(axis="y")
+    return finish(figure, finding, reading)
+
+
+def _finding(linears: Linears, enrichment: Array, share: Array, most: int) -> str:
+    judged = enrichment[np.isfinite(enrichment)]
+    if not len(judged):
+        return (
+            f"The top channel of {linears.where(most)} holds {percent(share[most])} of its importance; "
+            "widths under 64 are too narrow to speak of a top 1%"
+        )
+    return (
+        f"The top 1% of channels hold {percent(share[most])} of the importance in {linears.where(most)}, "
+        f"{times(enrichment[most])} their share; in a typical linear {times(float(np.median(judged)))}"
+    )
+
+
+def _curve(importance: Array) -> tuple[Array, Array]:
+    """Rank in percent and importance over the median, largest first."""
+    values = np.sort(importance)[::-1]
+    median = np.median(values)
+    values = values / (median if median > 0 else 1.0)
+    x = 100 * (np.arange(len(values)) + 0.5) / len(values)
+    return x, np.maximum(values, 1e-12)
+
+
+def _thinned(x: Array, y: Array) -> tuple[Array, Array]:
+    """Fewer points of a long curve, dense where it bends."""
+    if len(x) <= POINTS:
+        return x, y
+    chosen = np.unique(np.geomspace(1, len(x), POINTS).astype(int) - 1)
+    return x[chosen], y[chosen]
+
+
+def _label(figure, linears, index, role, colour, dashes, y, enrichment, share):  # type: ignore[no-untyped-def]
+    from matplotlib.lines import Line2D
+
+    figure.add_artist(Line2D([0.755, 0.785], [y, y], color=colour, lw=2.2, ls=dashes, transform=figure.transFigure))
+    figure.text(0.795, y, role, size=9.5, weight="bold", color=INK, va="center")
+    text = f"{linears.where(index)}\ntop 1% hold {percent(share[index])}"
+    if np.isfinite(enrichment[index]):
+        text += f"\n= {times(enrichment[index])} their share"
+    figure.text(0.795, y - 0.03, text, size=9.5, color=MUTED, va="top", linespacing=1.35)
