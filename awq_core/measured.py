@@ -48,3 +48,8 @@ class Measured:
     provenance: dict[str, Any]
     twins: tuple[Measured, ...] = ()
     scenarios: dict[str, Measured] = field(default_factory=dict)
+
+    def for_claim(self, claim_id: str) -> Measured:
+        """What a claim is judged on: the measurements themselves, or the planted scenario that plants its effect."""
+        scenario = self.provenance.get("scenario_of_claim", {}).get(claim_id)
+        return self.scenarios[scenario] if scenario in self.scenarios else self

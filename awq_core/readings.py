@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
+from scipy.stats import mannwhitneyu
 
 from awq_core import choices
 from awq_core import importance as channel_importance
@@ -128,3 +129,28 @@ def _at_linears(measured: Measured, per_site: xr.DataArray) -> xr.DataArray:
     channels = measured.channels
     values = per_site.sel(site=channels["linear_site"])
     return values.drop_vars([name for name in values.coords if str(name).startswith("site") or name == "split"])
+
+
+def salient_auc(measured: Measured, split: str = "heldout") -> xr.DataArray:
+    """Chance that a salient channel's kurtosis exceeds another channel's (the AUC), `(site,)`.
+
+    A site's channels are salient by the mean weight size of the linears that read it.
+    """
+    channels = measured.channels
+    values = []
+    for site in channels["site"].values:
+        readers = np.flatnonzero(channels["linear_site"].values == site)
+        width = int(channels["site_width"].sel(site=site))
+        weight_size = channels["weight_size"].isel(linear=readers).mean("linear").values[:width]
+        at_site = channels.sel(site=site, split=split)
+        weighted = channel_importance.importance(weight_size, at_site["magnitude"].values[:width])
+        salient = np.zeros(width, dtype=bool)
+        salient[channel_importance.salient_channels(weighted)] = True
+        kurtosis = at_site["excess_kurtosis"].values[:width]
+        statistic = mannwhitneyu(kurtosis[salient], kurtosis[~salient]).statistic
+        values.append(float(statistic) / (salient.sum() * (~salient).sum()))
+    return xr.DataArray(np.array(values), dims=("site",), coords=_site_coordinates(channels))
+
+
+def _site_coordinates(channels: xr.Dataset) -> dict[str, xr.DataArray]:
+    return {name: channels[name] for name in ("site", "site_block", "site_role", "site_width")}

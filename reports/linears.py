@@ -103,5 +103,5 @@ class Linears:
         return readings.reduction(self.measured, quantizer, bits, split).values
 
     def where(self, index: int) -> str:
-        """A linear's place in words: `down in block 3`."""
-        return f"{self.families[index]} in block {self.blocks[index]}"
+        """A linear's place in words: `block 3's down`."""
+        return f"block {self.blocks[index]}'s {self.families[index]}"

@@ -75,8 +75,8 @@ def paper(finding: str, reading: str, height: float, *, left: float = 0.07) -> t
     Returns:
         The figure, and the share of its height that lies below the title: the axes' upper limit.
     """
-    title = textwrap.wrap(finding, 102)
-    small = textwrap.wrap(reading, 150)
+    title = textwrap.wrap(finding, 82)
+    small = textwrap.wrap(reading, 122)
     # Points to inches, with room between the lines.
     head = (len(title) * TITLE_SIZE * 1.28 + len(small) * READING_SIZE * 1.35 + 24) / 72
     total = height + head

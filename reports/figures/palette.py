@@ -10,16 +10,16 @@ import zlib
 
 FAMILY_COLOURS = {
     "q": "#56B4E9",
-    "k": "#0072B2",
-    "v": "#009E73",
+    "k": "#009E73",
+    "v": "#000000",
     "o": "#D55E00",
     "gate": "#CC79A7",
     "up": "#E69F00",
-    "down": "#000000",
+    "down": "#0072B2",
     # Other architectures: fused attention takes k's colour, the two layers of a plain MLP take up's and down's.
-    "qkv": "#0072B2",
+    "qkv": "#009E73",
     "fc1": "#E69F00",
-    "fc2": "#000000",
+    "fc2": "#0072B2",
 }
 FAMILY_MARKERS = {
     "q": "o",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from awq_core.importance import salient_count
 from awq_core.measured import Measured
@@ -13,6 +15,7 @@ from reports.linears import Array, Linears
 
 POINTS = 400
 """Points drawn of a background curve; more cannot be seen."""
+LINES = {"most concentrated": "-", "typical (median)": "--", "least concentrated": ":"}
 
 
 def hockey_stick(measured: Measured) -> Drawing:
@@ -39,15 +42,14 @@ def hockey_stick(measured: Measured) -> Drawing:
     # The last few channels may be all but dead: they would stretch the axis without a word to say.
     axes.set_ylim(max(min(lowest) * 0.6, 1e-4), max(y[0] for _, y in curves) * 1.4)
     axes.set_xlim(-1, 101)
-    labels = ((most, "most concentrated", 0.93), (typical, "typical (median)", 0.66), (least, "least concentrated", 0.39))
-    for index, role, height in labels if len(order) > 2 else labels[:1]:
+    shown = list(zip((most, typical, least), LINES, (0.93, 0.66, 0.39), strict=True))
+    for index, role, height in shown if len(order) > 2 else shown[:1]:
         x, y = curves[index]
         colour = family_colour(str(linears.families[index]))
-        dashes = {"most concentrated": "-", "typical (median)": (0, (5, 1.5))}.get(role, (0, (1, 1.2)))
-        axes.plot(x, y, color=colour, lw=2.2, ls=dashes, zorder=3)
+        (line,) = axes.plot(x, y, color=colour, lw=2.2, ls=LINES[role], zorder=3)
         count = salient_count(len(y))
         axes.plot(x[:count], y[:count], "o", color=colour, ms=6, mec="white", mew=0.8, zorder=4, clip_on=False)
-        _label(figure, linears, index, role, colour, dashes, height * top + 0.03, enrichment, share)
+        _label(figure, height * top + 0.03, role, _in_words(linears, index, share, enrichment), line)
     axes.axhline(1, color=RULE, lw=1, zorder=0)
     axes.annotate("median channel", (100, 1), xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, size=8.5)
     axes.set_xlabel("channels, sorted by importance (% of the linear's channels)")
@@ -88,12 +90,15 @@ def _thinned(x: Array, y: Array) -> tuple[Array, Array]:
     return x[chosen], y[chosen]
 
 
-def _label(figure, linears, index, role, colour, dashes, y, enrichment, share):  # type: ignore[no-untyped-def]
-    from matplotlib.lines import Line2D
-
-    figure.add_artist(Line2D([0.755, 0.785], [y, y], color=colour, lw=2.2, ls=dashes, transform=figure.transFigure))
+def _label(figure: Figure, y: float, role: str, text: str, line: Line2D) -> None:
+    """One entry of the legend at the right: the line's look, its role, and what it measures."""
+    figure.add_artist(
+        Line2D([0.755, 0.785], [y, y], color=line.get_color(), lw=2.2, ls=line.get_linestyle(), transform=figure.transFigure)
+    )
     figure.text(0.795, y, role, size=9.5, weight="bold", color=INK, va="center")
-    text = f"{linears.where(index)}\ntop 1% hold {percent(share[index])}"
-    if np.isfinite(enrichment[index]):
-        text += f"\n= {times(enrichment[index])} their share"
     figure.text(0.795, y - 0.03, text, size=9.5, color=MUTED, va="top", linespacing=1.35)
+
+
+def _in_words(linears: Linears, index: int, share: Array, enrichment: Array) -> str:
+    text = f"{linears.where(index)}\ntop 1% hold {percent(share[index])}"
+    return text + (f"\n= {times(enrichment[index])} their share" if np.isfinite(enrichment[index]) else "")

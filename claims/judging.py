@@ -1,0 +1,128 @@
+"""Judging a claim: its estimate on the model, the same on the untrained twin, an interval, a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from awq_core.evidence import Evidence, Threshold, Verdict
+from awq_core.intervals import Estimate, InsufficientDataError
+from awq_core.judgement import data_needed, verdict_of, verdict_of_parts, worst_parts
+from awq_core.measured import Measured
+from awq_core.readings import reduction
+from claims.claim import Claim, NotApplicableError, Reported, Setting
+from claims.pairs import Pair
+
+DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
+"""AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
+
+
+def judge(claim: Claim, subject: Measured | Pair, setting: Setting) -> Evidence:
+    """Judge one claim on one model, or on two sizes of a family.
+
+    A planted control answers with the scenario that the claim names.
+
+    Raises:
+        ValueError: if an estimate is NaN: an error, never a verdict.
+    """
+    setting = replace(setting, seed=_seed_of(claim, setting))
+    models = [subject] if isinstance(subject, Measured) else list(subject)
+    models = [measured.for_claim(claim.id) for measured in models]
+    asked = models[0] if isinstance(subject, Measured) else tuple(models)
+    evidence = Evidence(
+        id=claim.id,
+        bits=setting.bits,
+        version=claim.version,
+        group=claim.group,
+        words=claim.words,
+        source=claim.source,
+        kind=claim.kind,
+        models=[measured.name for measured in models],
+        verdict=Verdict.REPORTED,
+        threshold=claim.threshold,
+        unit=claim.unit,
+    )
+    try:
+        result = claim.estimate(asked, setting)
+    except InsufficientDataError as lack:
+        evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)
+        return evidence
+    except NotApplicableError as lack:
+        evidence.verdict, evidence.reason = Verdict.NOT_APPLICABLE, str(lack)
+        return evidence
+    if isinstance(result, Reported):
+        evidence.estimate, evidence.details = result.value, dict(result.details)
+        return evidence
+    assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
+    parts = result if isinstance(result, dict) else {"": result}
+    _decide(evidence, parts, claim.threshold)
+    if claim.level == "layer":
+        evidence.twin_estimate = _on_twins(claim, models[0], setting)
+        if setting.bits is not None:
+            evidence.details |= _diagnostic_reading(claim, models[0], setting.seed)
+    if not evidence.contrary and claim.level != "pair" and setting.bits is not None:
+        gains = reduction(models[0], setting.quantizer, setting.bits)
+        by_name = dict(zip(map(str, gains["linear"].values), map(float, gains.values), strict=True))
+        evidence.contrary = worst_parts(by_name, Threshold(lower=1.0))
+        evidence.details["the linears named"] = "those that AWQ helps least"
+    return evidence
+
+
+def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold) -> None:
+    verdicts = {name: verdict_of(part.interval, threshold) for name, part in parts.items()}
+    evidence.verdict = verdict_of_parts(list(verdicts.values()))
+    weakest = min(parts, key=lambda name: _margin(parts[name].value, threshold))
+    estimate = parts[weakest]
+    evidence.estimate, evidence.interval = estimate.value, estimate.interval
+    evidence.details = dict(estimate.details)
+    p_values = {name: part.p_value(threshold) for name, part in parts.items()}
+    refuted = [p_values[name] for name, verdict in verdicts.items() if verdict is Verdict.REFUTED]
+    evidence.details["p_value"] = min(refuted) if refuted else max(p_values.values())
+    if len(parts) > 1:
+        evidence.details |= {f"part {name}": f"{part.value:.4g}, {verdicts[name]}" for name, part in parts.items()}
+        evidence.details["weakest part"] = weakest
+    if estimate.parts:
+        evidence.contrary = worst_parts(estimate.parts, threshold)
+    if evidence.verdict is Verdict.INCONCLUSIVE:
+        evidence.reason = data_needed(estimate, threshold)
+
+
+def _on_twins(claim: Claim, measured: Measured, setting: Setting) -> float | None:
+    """The claim's estimate on the untrained twins, averaged over their seeds; the weakest part of several."""
+    assert claim.threshold is not None
+    values = []
+    for twin in measured.twins:
+        try:
+            result = claim.estimate(twin, setting)
+        except (InsufficientDataError, NotApplicableError):
+            continue
+        if isinstance(result, dict):
+            values.append(min((part.value for part in result.values()), key=lambda v: _margin(v, claim.threshold)))
+        elif isinstance(result, Estimate):
+            values.append(result.value)
+    return float(np.mean(values)) if values else None
+
+
+def _diagnostic_reading(claim: Claim, measured: Measured, seed: int) -> dict[str, float | str]:
+    try:
+        result = claim.estimate(measured, replace(DIAGNOSTIC_READING, seed=seed))
+    except (InsufficientDataError, NotApplicableError) as lack:
+        return {"sym-channel at 3 bits": str(lack)}
+    return {"sym-channel at 3 bits": result.value} if isinstance(result, Estimate) else {}
+
+
+def _margin(value: float, threshold: Threshold | None) -> float:
+    """How far inside its threshold an estimate lies; negative outside."""
+    assert threshold is not None
+    low = -math.inf if threshold.lower is None else value - threshold.lower
+    high = math.inf if threshold.upper is None else threshold.upper - value
+    return low if threshold.upper is None else high if threshold.lower is None else min(low, high)
+
+
+def _seed_of(claim: Claim, setting: Setting) -> int:
+    """A seed of its own for every claim, derived from the run's: claims do not share their resampling luck."""
+    digest = hashlib.sha256(f"{setting.seed} {claim.id} {setting.bits}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,103 @@
+"""Small readings that several claims share: which linear to pick, what must hold before a claim can be judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from awq_core.by_block import estimate_by_block, with_parts
+from awq_core.evidence import Threshold, Verdict
+from awq_core.importance import SMALLEST_WIDTH
+from awq_core.intervals import Estimate, InsufficientDataError, cluster_estimate
+from awq_core.judgement import verdict_of
+from awq_core.measured import Measured
+from awq_core.readings import OUTLIER_FAMILIES, is_outlier_family, reduction, window_differences
+from claims.claim import NotApplicableError, Setting
+
+WORTH_RECOVERING = 0.01
+"""nats: with less damage than this, a claim about recovering damage has nothing to judge (design: the dagger)."""
+
+LAYERS_THRESHOLD = Threshold(lower=1.02)
+"""Of `payoff.layers`, on which other claims wait."""
+
+
+def wide_enough(values: xr.DataArray) -> xr.DataArray:
+    """The linears at least 64 channels wide: below, the top 1% is one channel of few.
+
+    Raises:
+        NotApplicableError: if there are none.
+    """
+    kept = values.isel(linear=np.flatnonzero(values["in_features"].values >= SMALLEST_WIDTH))
+    if kept.sizes["linear"] == 0:
+        raise NotApplicableError(f"no linear is {SMALLEST_WIDTH} channels wide")
+    return kept
+
+
+def highest_on_calibration(values: xr.DataArray) -> str:
+    """Name of the linear that is highest, to be judged on held-out tokens."""
+    return str(values["linear"].values[int(values.argmax())])
+
+
+def outlier_families(values: xr.DataArray) -> xr.DataArray:
+    """True for o and down, `(linear,)`.
+
+    Raises:
+        NotApplicableError: if the model has neither, or nothing else.
+    """
+    inside = is_outlier_family(values)
+    if not inside.any() or inside.all():
+        raise NotApplicableError(f"the model has no linears of families {OUTLIER_FAMILIES} to set against others")
+    return inside
+
+
+def named(estimate: Estimate, parts: xr.DataArray | None, details: dict[str, float | str]) -> Estimate:
+    """The estimate with the per-linear values behind it and readings to report beside it."""
+    estimate = estimate if parts is None else with_parts(estimate, parts)
+    return replace(estimate, details={**estimate.details, **details})
+
+
+def mean_over_windows(differences: np.ndarray, setting: Setting) -> Estimate:
+    """Mean of paired window differences, with windows resampled."""
+    return cluster_estimate(
+        lambda index: differences[index].mean(axis=-1), len(differences), resampled="windows", seed=setting.seed
+    )
+
+
+def worth_recovering(measured: Measured, setting: Setting) -> None:
+    """The precondition of claims about recovering damage: RTN costs at least 0.01 nats, for certain above 0.
+
+    Raises:
+        InsufficientDataError: where it does not hold.
+    """
+    gap = mean_over_windows(window_differences(measured, f"rtn-{setting.precision}"), setting)
+    if gap.value < WORTH_RECOVERING or gap.interval.lower <= 0:
+        raise InsufficientDataError(
+            f"RTN at {setting.bits} bits costs {gap.value:.4f} nats [{gap.interval.lower:.4f}, "
+            f"{gap.interval.upper:.4f}]; judging what recovers it needs {WORTH_RECOVERING}"
+        )
+
+
+def layers_gain(measured: Measured, setting: Setting) -> Estimate:
+    """Geometric mean over linears of the held-out reduction: the estimate of `payoff.layers`."""
+    values = np.log(reduction(measured, setting.quantizer, setting.precision))
+    return estimate_by_block(values, seed=setting.seed, logarithmic=True)
+
+
+def where_layers_gain(measured: Measured, setting: Setting) -> None:
+    """The precondition of claims about AWQ's gain: that there is one.
+
+    Raises:
+        NotApplicableError: where `payoff.layers` is not supported.
+    """
+    gain = layers_gain(measured, setting)
+    if verdict_of(gain.interval, LAYERS_THRESHOLD) is not Verdict.SUPPORTED:
+        raise NotApplicableError(
+            f"payoff.layers is not supported at {setting.bits} bits (reduction {gain.value:.3f}x), so there is no gain"
+        )
+
+
+def linear_reductions(measured: Measured, setting: Setting) -> xr.DataArray:
+    """What a model-level claim names as its worst: the linears that AWQ helps least."""
+    return reduction(measured, setting.quantizer, setting.precision)

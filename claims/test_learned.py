@@ -1,0 +1,78 @@
+"""Learned: what training adds to the architecture, each against the untrained twin.
+
+An untrained network already has heavy tails at o and down; only the difference to it was learned.
+"""
+
+import numpy as np
+
+from awq_core.intervals import Estimate
+from awq_core.measured import Measured
+from awq_core.readings import enrichment, magnitude_spread, mean_kurtosis, reduction
+from claims.claim import Setting, claim
+from claims.localized import log_kurtosis_ratio
+from claims.readers import outlier_families, wide_enough
+from claims.against_twin import mean_over_linears, median_over_linears, minus_twin
+
+SOURCE = "design: an untrained network already has its outliers in o and down"
+
+
+@claim(
+    "learned.concentration",
+    "Training concentrates importance: more than in the untrained twin",
+    source=SOURCE,
+    above=0.1,
+    unit="ln enrichment over the twin's",
+)
+def test_concentration(measured: Measured, setting: Setting) -> Estimate:
+    return minus_twin(measured, median_over_linears(lambda m: np.log(wide_enough(enrichment(m)))), setting)
+
+
+@claim(
+    "learned.outliers",
+    "Training makes the tails at o and down heavier than the architecture's own",
+    source=SOURCE,
+    above=0.1,
+    unit="ln(1 + kurtosis) over the twin's",
+)
+def test_outliers(measured: Measured, setting: Setting) -> Estimate:
+    def tails(m: Measured):  # noqa: ANN202
+        kurtosis = mean_kurtosis(m)
+        inside = np.flatnonzero(outlier_families(kurtosis).values)
+        return np.log1p(kurtosis.isel(linear=inside).clip(min=0))
+
+    return minus_twin(measured, mean_over_linears(tails), setting)
+
+
+@claim(
+    "learned.channels",
+    "Training makes some channels far larger than others",
+    source=SOURCE,
+    above=0.1,
+    unit="ln(largest / median) over the twin's",
+)
+def test_channels(measured: Measured, setting: Setting) -> Estimate:
+    return minus_twin(measured, median_over_linears(magnitude_spread), setting)
+
+
+@claim(
+    "learned.localization",
+    "Training makes o and down stand out more than they do untrained",
+    source=SOURCE,
+    above=0.1,
+    unit="ln kurtosis ratio over the twin's",
+)
+def test_localization(measured: Measured, setting: Setting) -> Estimate:
+    return minus_twin(measured, log_kurtosis_ratio, setting)
+
+
+@claim(
+    "learned.payoff",
+    "AWQ's gain comes from what was learned: it exceeds the untrained twin's",
+    source=SOURCE,
+    above=0.02,
+    unit="ln reduction over the twin's",
+    bits=(4, 3),
+)
+def test_payoff(measured: Measured, setting: Setting) -> Estimate:
+    gain = mean_over_linears(lambda m: np.log(reduction(m, setting.quantizer, setting.precision)))
+    return minus_twin(measured, gain, setting)

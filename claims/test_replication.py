@@ -1,0 +1,43 @@
+"""Replication: another size of the same family tells the same story."""
+
+from awq_core.intervals import Estimate
+from claims.agreement import profile_correlation, agreeing_verdicts
+from claims.claim import Parts, Reported, Setting, claim
+from claims.localized import benefit_difference
+from claims.pairs import Pair
+
+
+@claim(
+    "replication.profile",
+    "In both sizes the same sites, at the same depth, have the heavy tails",
+    source="AWQ-Diag: replicated on Qwen2.5-0.5B",
+    above=0.7,
+    unit="Spearman's rho over 4 sites x 3 depth thirds",
+    level="pair",
+)
+def test_profile(pair: Pair, setting: Setting) -> Estimate:
+    return profile_correlation(pair)
+
+
+@claim(
+    "replication.benefit",
+    "In both sizes AWQ's benefit lands in o and down",
+    source="AWQ-Diag: both sizes",
+    above=0.05,
+    unit="reduction over the rest's",
+    level="pair",
+    bits=(4, 3),
+)
+def test_benefit(pair: Pair, setting: Setting) -> Parts:
+    return {measured.name: benefit_difference(measured, setting) for measured in pair}
+
+
+@claim(
+    "replication.verdicts",
+    "The sizes agree on the claims",
+    source="AWQ-Diag: does it hold across sizes?",
+    unit="share of verdicts that agree",
+    level="pair",
+)
+def test_verdicts(pair: Pair, setting: Setting) -> Reported:
+    return agreeing_verdicts(pair, setting)
