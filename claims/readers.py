@@ -37,7 +37,7 @@ def wide_enough(values: xr.DataArray) -> xr.DataArray:
 
 def highest_on_calibration(values: xr.DataArray) -> str:
     """Name of the linear that is highest, to be judged on held-out tokens."""
-    return str(values["linear"].values[int(values.argmax())])
+    return str(values["linear"].values[int(values.values.argmax())])
 
 
 def outlier_families(values: xr.DataArray) -> xr.DataArray:

@@ -34,8 +34,8 @@ class Answer:
 
 
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
-    """The answer for the model called `name`; `claims` may hold other models' claims too."""
-    decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and c["models"] == [name]), None)
+    """The answer for the model called `name`, decided by its `claims`."""
+    decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
     gaps = mean_losses(measured, ("full", "rtn-4", "awq-block-4"))
     if gaps is None:
         return Answer(f"{DEPLOYED}: perplexity was not measured on {name}, so whether AWQ is worth it is open.")
@@ -46,7 +46,7 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
         f"rounded to nearest (RTN) and {perplexity_text(awq)} with AWQ: {_recovered(lost, won)}. "
         f"{_worth(decisive, lost)}"
     )
-    return Answer(sentence, math.exp(full), math.exp(rtn), math.exp(awq), won / lost if lost > 0 else None)
+    return Answer(sentence, _perplexity(full), _perplexity(rtn), _perplexity(awq), won / lost if lost > 0 else None)
 
 
 def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[float] | None:
@@ -61,8 +61,16 @@ def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[fl
 
 
 def perplexity_text(loss: float) -> str:
-    """exp(loss) with the digits that tell neighbouring strategies apart: two decimals, four below 2."""
-    value = math.exp(loss) if loss < 700 else math.inf
+    """exp(loss) in words."""
+    return perplexity_words(_perplexity(loss))
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def perplexity_words(value: float) -> str:
+    """A perplexity with two decimals, four below 2 and none from 1000."""
     if value >= 1000:
         return f"{value:,.0f}" if math.isfinite(value) else "beyond measure"
     return f"{value:.4f}" if value < 2 else f"{value:.2f}"

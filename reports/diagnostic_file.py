@@ -58,7 +58,9 @@ def _config(measured: Measured) -> dict[str, Any]:
 
 def _model_info(measured: Measured, linears: Linears) -> dict[str, Any]:
     # The attention's input is as wide as the residual stream; the MLP's output layer reads its inner width.
-    widths = dict(zip(measured.channels["site_role"].values.tolist(), measured.channels["site_width"].values, strict=True))
+    widths = dict(
+        zip(measured.channels["site_role"].values.tolist(), measured.channels["site_width"].values, strict=True)
+    )
     return {
         "num_params": measured.parameters,
         "num_layers": len(np.unique(linears.blocks)),
@@ -153,12 +155,12 @@ def _layers(measured: Measured, linears: Linears) -> dict[str, dict[str, Any]]:
         for split, split_prefix in SPLIT_PREFIXES.items():
             prefix = split_prefix + quantizer_prefix
             put_by_bits(f"{prefix}output_error", {str(b): linears.error(quantizer, b, split) for b in precisions})
-            put_by_bits(f"{prefix}awq_output_error", {str(b): linears.awq_error(quantizer, b, split) for b in precisions})
+            put_by_bits(
+                f"{prefix}awq_output_error", {str(b): linears.awq_error(quantizer, b, split) for b in precisions}
+            )
             put(f"{prefix}awq_reduction_3bit", linears.reduction(quantizer, REPORTED_BITS, split))
         # Alphas are chosen on calibration tokens only, so they have no held-out counterpart.
-        put_by_bits(
-            f"{quantizer_prefix}awq_best_alpha", {str(b): linears.best_alpha(quantizer, b) for b in precisions}
-        )
+        put_by_bits(f"{quantizer_prefix}awq_best_alpha", {str(b): linears.best_alpha(quantizer, b) for b in precisions})
     return layers
 
 

@@ -80,6 +80,7 @@ def read_evidence(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not an evidence file: it has no schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {version}; this version of the suite reads {SCHEMA_VERSION}: run the claims again"
+            f"{path} has schema version {version}; this version of the suite reads {SCHEMA_VERSION}: "
+            "run the claims again"
         )
     return content

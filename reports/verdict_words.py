@@ -34,6 +34,23 @@ APPEARANCES = {
     Verdict.REPORTED: Appearance("i", "blue", "#004a78", "#dcebf7"),
 }
 
+CATALOGUE = (
+    "concentration",
+    "outliers",
+    "learned",
+    "localization",
+    "payoff",
+    "replication",
+    "constant-alpha",
+    "salience",
+    "mechanism",
+    "bits",
+    "calibration",
+    "gptq",
+    "release",
+)
+"""The groups in the order in which the catalogue tells its story; a group of someone's own comes after them."""
+
 JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 """The verdicts that say something about the model; the others say why nothing can be said, or only report."""
 
@@ -41,6 +58,13 @@ JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 def verdict_of(claim: Claim) -> Verdict:
     """The claim's verdict as the enumeration's member."""
     return Verdict(claim["verdict"])
+
+
+def catalogue_order(claim: Claim) -> tuple[int, str, str, int]:
+    """A sorting key: group by group as in the catalogue, then by id, the deployed precision first."""
+    group = claim["group"]
+    place = CATALOGUE.index(group) if group in CATALOGUE else len(CATALOGUE)
+    return place, group, claim["id"], -(claim["bits"] or 0)
 
 
 def is_judged(claim: Claim) -> bool:
@@ -79,7 +103,7 @@ def is_settled(claim: Claim) -> bool:
 
 
 def number(value: float | None) -> str:
-    """A figure with four significant digits, a true minus sign, and never a long tail: `1.234`, `−0.0021`, `3.1e-06`."""
+    """A number with four significant digits and a true minus sign: `1.234`, `−0.0021`, `3.10e−06`."""
     if value is None:
         return ""
     if value == 0:

@@ -172,7 +172,9 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
     error = np.broadcast_to(error, (count, len(QUANTIZERS), len(BITS), len(ALPHAS), len(SPLITS))).copy()
     error[:, QUANTIZERS.index("sym-channel")] *= 1.6
     error *= np.exp(rng.normal(0, 0.01, size=error.shape))
-    group_error = error[:, :, [BITS.index(b) for b in JUDGED_BITS], 0, 1][..., None, None] * np.array([1.0, 0.8])[:, None]
+    group_error = (
+        error[:, :, [BITS.index(b) for b in JUDGED_BITS], 0, 1][..., None, None] * np.array([1.0, 0.8])[:, None]
+    )
     return xr.Dataset(
         {
             "output_error": (("linear", "quantizer", "bits", "alpha", "split"), error),

@@ -59,7 +59,7 @@ class Drawing:
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib's settings for the project's figures, put back afterwards."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
@@ -78,18 +78,14 @@ def paper(finding: str, reading: str, height: float, *, left: float = 0.07) -> t
     title = textwrap.wrap(finding, 82)
     small = textwrap.wrap(reading, 122)
     # Points to inches, with room between the lines.
-    head = (len(title) * TITLE_SIZE * 1.28 + len(small) * READING_SIZE * 1.35 + 24) / 72
+    head = (len(title) * TITLE_SIZE * 1.28 + len(small) * READING_SIZE * 1.35 + 14) / 72
     total = height + head
     figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     y = 1 - 8 / 72 / total
-    figure.text(
-        left, y, "\n".join(title), size=TITLE_SIZE, weight="bold", va="top", linespacing=1.25, parse_math=False
-    )
+    figure.text(left, y, "\n".join(title), size=TITLE_SIZE, weight="bold", va="top", linespacing=1.25, parse_math=False)
     y -= len(title) * TITLE_SIZE * 1.28 / 72 / total + 3 / 72 / total
-    figure.text(
-        left, y, "\n".join(small), size=READING_SIZE, color=MUTED, va="top", linespacing=1.3, parse_math=False
-    )
+    figure.text(left, y, "\n".join(small), size=READING_SIZE, color=MUTED, va="top", linespacing=1.3, parse_math=False)
     return figure, height / total
 
 

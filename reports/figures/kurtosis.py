@@ -15,14 +15,16 @@ from reports.linears import Array, Linears
 KURTOSIS_FLOOR = 0.05
 """The floor that `localization.kurtosis` puts under both means before it takes their ratio."""
 LINEAR_BELOW = 1.0
-"""Kurtosis is drawn linearly up to here and by powers of ten beyond: it lies near 0 in some places and far above in others."""
+"""Kurtosis is drawn linearly up to here and by powers of ten beyond: it lies near 0 here and far above it there."""
 
 
 def kurtosis_by_block(measured: Measured) -> Drawing:
     """Mean excess kurtosis of each input site, block by block; the untrained twins' dashed in the same colour."""
     linears = Linears(measured)
     finding = _ratio_sentence(measured, linears)
-    reading = "Mean over channels of the excess kurtosis (a Gaussian has 0), pooled over held-out tokens, of each input. "
+    reading = (
+        "Mean over channels of the excess kurtosis (a Gaussian has 0), pooled over held-out tokens, of each input. "
+    )
     if measured.twins:
         reading += "Dashed: the same network untrained, " + (
             "one draw." if len(measured.twins) == 1 else f"mean and range of {len(measured.twins)} draws."
@@ -57,11 +59,11 @@ def _ratio_sentence(measured: Measured, linears: Linears) -> str:
     if not behind.any() or not others.any():
         return f"Mean excess kurtosis is {linears.kurtosis().mean():.2g} over all inputs measured".replace("-", "−")
     ratio, mine, rest = _ratio(linears)
+    floored = f", floored at {KURTOSIS_FLOOR}" if min(mine, rest) < KURTOSIS_FLOOR else ""
     finding = (
-        f"{linears.behind_words} carry {times(ratio)} the kurtosis of the rest ({mine:.2g} against {rest:.2g})".replace(
-            "-", "−"
-        )
+        f"{linears.behind_words} carry {times(ratio)} the kurtosis of the rest ({mine:.2g} against {rest:.2g}{floored})"
     )
+    finding = finding.replace("-", "−")
     if measured.twins:
         finding += f"; in the untrained twin {times(float(np.mean([_ratio(Linears(t))[0] for t in measured.twins])))}"
     return finding
@@ -86,7 +88,7 @@ def _by_block(linears: Linears, role: str, values: Array, blocks: Sequence[int])
 def _kurtosis_axis(axes: Axes) -> None:
     axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.7)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, -0.3), max(high, 1.5))
+    axes.set_ylim(min(low, -0.3), max(1.2 * high, 1.5))
     ticks = [-10, -3, -1, -0.5, 0, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 300, 1000, 3000]
     low, high = axes.get_ylim()
     axes.set_yticks([tick for tick in ticks if low <= tick <= high], minor=False)
@@ -102,7 +104,7 @@ def _name_line_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Write each line's name at its right end, pushed apart where lines end together."""
     transform = axes.transData
     low, high = (float(transform.transform((0, y))[1]) for y in axes.get_ylim())
-    gap = 16.0 / (high - low)
+    gap = 25.0 / (high - low)
     places = []
     previous = -np.inf
     known = [(value if np.isfinite(value) else 0.0, name, colour) for value, name, colour in ends]
@@ -125,7 +127,8 @@ def kurtosis_and_importance_by_family(measured: Measured) -> Drawing:
     reading = "One point for each block, the bar their mean; held-out tokens. "
     if measured.twins:
         reading += "Hollow diamonds: the untrained twin's mean. "
-    reading += "Enrichment: the share of importance that the top 1% of channels hold, over the share of channels they are."
+    reading += "Enrichment: the share of importance that the top 1% of channels hold over the share of channels they "
+    reading += "are (1×: all alike)."
     figure, top = paper(finding, reading, 3.9)
     left = figure.add_axes((0.07, 0.13 * top, 0.42, 0.77 * top))
     right = figure.add_axes((0.56, 0.13 * top, 0.42, 0.77 * top))
@@ -137,15 +140,17 @@ def kurtosis_and_importance_by_family(measured: Measured) -> Drawing:
         _family_panel(right, linears, Linears.enrichment, "Concentration: enrichment of the top 1%")
         right.set_ylim(0, None)
         right.axhline(1, color=MUTED, lw=0.9, zorder=1)
-        right.annotate(
-            "all channels alike", (0.99, 1), xycoords=("axes fraction", "data"), xytext=(0, -9),
-            textcoords="offset points", ha="right", color=MUTED, size=8.5,
-        )  # fmt: skip
         right.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
         right.grid(axis="y")
     else:
         right.set_axis_off()
-        right.text(0.5, 0.5, "Widths under 64: a top 1% is one channel of few\nand its share says nothing", ha="center", color=MUTED)
+        right.text(
+            0.5,
+            0.5,
+            "Widths under 64: a top 1% is one channel of few\nand its share says nothing",
+            ha="center",
+            color=MUTED,
+        )
     return finish(figure, finding, reading)
 
 
@@ -181,5 +186,5 @@ def _family_sentence(linears: Linears) -> str:
     if not means:
         return finding
     top = max(means, key=lambda family: means[family])
-    joint = "and so is importance" if top in heavy else "but importance is most concentrated elsewhere"
+    joint = "and importance too concentrates there" if top in heavy else "but importance concentrates elsewhere"
     return f"{finding}, {joint}: in {top} the top 1% of channels hold {times(means[top])} their share"

@@ -22,12 +22,15 @@ def hockey_stick(measured: Measured) -> Drawing:
     """Every linear's importance, sorted and over its median; the most concentrated and a typical one stand out."""
     linears = Linears(measured)
     enrichment, share = linears.enrichment(), linears.top_share()
-    order = np.argsort(np.where(np.isfinite(enrichment), enrichment, share))
+    # Where some are too narrow for an enrichment, only the others can be ranked by it.
+    comparable = np.flatnonzero(np.isfinite(enrichment)) if np.isfinite(enrichment).any() else np.arange(len(share))
+    ranked = enrichment if np.isfinite(enrichment).any() else share
+    order = comparable[np.argsort(ranked[comparable], kind="stable")]
     most, typical, least = int(order[-1]), int(order[len(order) // 2]), int(order[0])
     finding = _finding(linears, enrichment, share, most)
     reading = (
-        f"Importance |W|·|x| of each input channel over the linear's median, largest first, on held-out tokens; one line "
-        f"for each of {len(linears.names)} linears. Dots are the top 1% of channels."
+        f"Importance |W|·|x| of each input channel over the linear's median, largest first, on held-out tokens; one "
+        f"line for each of {len(linears.names)} linears. Dots are the top 1% of channels."
     )
     figure, top = paper(finding, reading, 4.3)
     axes = figure.add_axes((0.07, 0.12 * top, 0.66, 0.84 * top))
@@ -51,7 +54,9 @@ def hockey_stick(measured: Measured) -> Drawing:
         axes.plot(x[:count], y[:count], "o", color=colour, ms=6, mec="white", mew=0.8, zorder=4, clip_on=False)
         _label(figure, height * top + 0.03, role, _in_words(linears, index, share, enrichment), line)
     axes.axhline(1, color=RULE, lw=1, zorder=0)
-    axes.annotate("median channel", (100, 1), xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, size=8.5)
+    axes.annotate(
+        "median channel", (100, 1), xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, size=8.5
+    )
     axes.set_xlabel("channels, sorted by importance (% of the linear's channels)")
     axes.set_ylabel("importance / median importance")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
@@ -93,7 +98,14 @@ def _thinned(x: Array, y: Array) -> tuple[Array, Array]:
 def _label(figure: Figure, y: float, role: str, text: str, line: Line2D) -> None:
     """One entry of the legend at the right: the line's look, its role, and what it measures."""
     figure.add_artist(
-        Line2D([0.755, 0.785], [y, y], color=line.get_color(), lw=2.2, ls=line.get_linestyle(), transform=figure.transFigure)
+        Line2D(
+            [0.755, 0.785],
+            [y, y],
+            color=line.get_color(),
+            lw=2.2,
+            ls=line.get_linestyle(),
+            transform=figure.transFigure,
+        )
     )
     figure.text(0.795, y, role, size=9.5, weight="bold", color=INK, va="center")
     figure.text(0.795, y - 0.03, text, size=9.5, color=MUTED, va="top", linespacing=1.35)

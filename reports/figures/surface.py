@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
+from numpy.typing import NDArray
 
 from awq_core.importance import salient_channels
 from awq_core.measured import Measured
@@ -34,18 +35,20 @@ def importance_surface(measured: Measured, family: str) -> Drawing | None:
     if len(heights[0]) > BINS:
         reading += f"{len(heights[0]):,} channels in {BINS} places: the largest of each place shows."
     figure, top = paper(finding, reading, 5.0)
-    axes = figure.add_axes((-0.03, -0.13 * top, 1.06, 1.3 * top), projection="3d", computed_zorder=False)
+    axes = figure.add_axes((-0.03, -0.07 * top, 1.06, 1.22 * top), projection="3d", computed_zorder=False)
     assert isinstance(axes, Axes3D)
     _ridges(axes, linears, family, chosen, heights)
     return finish(figure, finding, reading)
 
 
-def _finding(linears: Linears, family: str, chosen: Array, heights: list[Array], tallest: int) -> str:
+def _finding(linears: Linears, family: str, chosen: NDArray[np.intp], heights: list[Array], tallest: int) -> str:
     block = linears.blocks[chosen[tallest]]
     channel, height = int(np.argmax(heights[tallest])), float(heights[tallest].max())
     peaks = [int(np.argmax(values)) for values in heights]
     same = max(peaks.count(peak) for peak in set(peaks))
-    finding = f"{family}'s tallest tower, block {block}'s channel {channel}, stands {times(height)} over its block's median"
+    finding = (
+        f"{family}'s tallest tower, block {block}'s channel {channel}, stands {times(height)} over its block's median"
+    )
     if len(heights) > 1:
         median = float(np.median([values.max() for values in heights]))
         finding += f"; the typical block's tallest {times(median)}"
@@ -69,7 +72,7 @@ def _binned(values: Array) -> tuple[Array, Array]:
     return edges.astype(float), np.maximum.reduceat(values, edges)
 
 
-def _ridges(axes: Axes3D, linears: Linears, family: str, chosen: Array, heights: list[Array]) -> None:
+def _ridges(axes: Axes3D, linears: Linears, family: str, chosen: NDArray[np.intp], heights: list[Array]) -> None:
     """Draw from the back to the front, so that a nearer ridge hides a farther one."""
     colour = np.array(to_rgb(family_colour(family)))
     count = len(chosen)

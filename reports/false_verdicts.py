@@ -1,0 +1,59 @@
+"""How far a page full of verdicts can be trusted: expected false ones, and Holm's correction over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from awq_core.evidence import Verdict
+from awq_core.judgement import survives_holm
+from reports.verdict_words import Claim, is_judged, verdict_of
+
+LEVEL = 0.05
+"""What a 95% interval leaves."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Counts over the claims judged on one model."""
+
+    judged: int
+    decided: int
+    surviving: int
+
+    @property
+    def sentence(self) -> str:
+        """The counts in words, for the report and the terminal."""
+        if self.judged == 0:
+            return "No claim was judged."
+        expected = LEVEL * self.judged
+        few = "up to one" if expected < 1 else f"up to about {expected:.0f}"
+        claims = "claim" if self.judged == 1 else "claims"
+        return (
+            f"With {self.judged} {claims} judged by 95% intervals, {few} may come out false by chance; "
+            f"{self.surviving} of {self.decided} decided verdicts survive Holm's correction."
+        )
+
+
+def with_holm(claims: Sequence[Claim]) -> list[Claim]:
+    """The same claims, each judged one marked with whether its verdict survives Holm's correction over them all.
+
+    An inconclusive claim counts among those judged, but has no verdict that could survive. A claim without a p value
+    (an exact one, or one judged by another instrument) keeps the mark it came with.
+    """
+    counted = [claim for claim in claims if is_judged(claim) and claim["details"].get("p_value") is not None]
+    stands = survives_holm([float(claim["details"]["p_value"]) for claim in counted], LEVEL)
+    marks = {id(claim): mark for claim, mark in zip(counted, stands, strict=True)}
+    return [
+        {**claim, "survives_holm": marks[id(claim)] and verdict_of(claim) is not Verdict.INCONCLUSIVE}
+        if id(claim) in marks
+        else claim
+        for claim in claims
+    ]
+
+
+def trust(claims: Sequence[Claim]) -> Trust:
+    """Counts over claims that `with_holm` has marked."""
+    judged = [claim for claim in claims if is_judged(claim)]
+    decided = [claim for claim in judged if verdict_of(claim) is not Verdict.INCONCLUSIVE]
+    return Trust(len(judged), len(decided), sum(bool(claim["survives_holm"]) for claim in decided))

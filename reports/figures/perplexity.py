@@ -1,0 +1,100 @@
+"""Figure 10: what the whole model loses, strategy by strategy, at the two judged precisions."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.transforms import blended_transform_factory
+from scipy.stats import t as student
+
+from awq_core import readings
+from awq_core.measured import JUDGED_BITS, Measured
+from reports.answer import perplexity_text
+from reports.figures.canvas import Drawing, finish, paper, percent
+from reports.figures.palette import AWQ, AWQ_LIGHT, INK, MUTED, RTN
+from reports.linears import Array
+
+METHODS = {
+    "rtn": ("rounded to nearest (RTN)", RTN, "o"),
+    "awq-block": ("AWQ, block search, folded", AWQ, "D"),
+    "awq-linear": ("AWQ, each linear its own", AWQ_LIGHT, "s"),
+    "awq-constant": ("AWQ, one exponent for all", AWQ_LIGHT, "^"),
+    "awq-half": ("AWQ, exponent 0.5", AWQ_LIGHT, "v"),
+}
+"""The order from top to bottom; strategies not listed follow under their own names."""
+
+
+def perplexity_by_strategy(measured: Measured) -> Drawing | None:
+    """Perplexity with intervals, 4 bits beside 3; None where losses were not measured."""
+    if measured.losses is None:
+        return None
+    strategies = [str(name) for name in measured.losses["strategy"].values]
+    panels = {bits: _methods_at(strategies, bits) for bits in JUDGED_BITS}
+    panels = {bits: methods for bits, methods in panels.items() if methods}
+    if "full" not in strategies or not panels:
+        return None
+    full = float(measured.losses["window_loss"].sel(strategy="full").mean())
+    windows = measured.losses.sizes["window"]
+    finding = _finding(measured, panels)
+    reading = (
+        f"Perplexity on {windows} held-out windows; dashed: full precision ({perplexity_text(full)}). Bars: 95% "
+        "intervals of the loss beyond full precision, paired by window, so the text's own difficulty drops out."
+    )
+    rows = max(len(methods) for methods in panels.values())
+    figure, top = paper(finding, reading, 1.15 + 0.42 * rows)
+    for place, (bits, methods) in enumerate(panels.items()):
+        axes = figure.add_axes((0.235 + 0.385 * place, 0.16 * top, 0.315, 0.7 * top))
+        _panel(axes, measured, full, methods, bits, named=place == 0)
+    return finish(figure, finding, reading)
+
+
+def _methods_at(strategies: list[str], bits: int) -> list[str]:
+    here = [name.removesuffix(f"-{bits}") for name in strategies if name.endswith(f"-{bits}")]
+    return [m for m in METHODS if m in here] + [m for m in here if m not in METHODS]
+
+
+def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits: int, *, named: bool) -> None:
+    beside = blended_transform_factory(axes.transAxes, axes.transData)
+    for row, method in enumerate(methods):
+        _, colour, marker = METHODS.get(method, (method, MUTED, "h"))
+        gaps = readings.window_differences(measured, f"{method}-{bits}")
+        middle, half = float(gaps.mean()), _half_width(gaps)
+        low, value, high = np.exp([full + middle - half, full + middle, full + middle + half])
+        axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.55, solid_capstyle="butt")
+        axes.plot(value, row, marker, color=colour, ms=8, mec="white", mew=0.9)
+        axes.text(1.01, row, perplexity_text(full + middle), transform=beside, va="center", size=9, color=INK)
+    axes.axvline(np.exp(full), color=INK, lw=1.2, ls=(0, (4, 2)))
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_yticks(range(len(methods)), [METHODS.get(m, (m,))[0] for m in methods] if named else [""] * len(methods))
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    axes.locator_params(axis="x", nbins=6)
+    axes.xaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
+    axes.grid(axis="x")
+    axes.set_xlabel("perplexity")
+    axes.set_title(f"{bits} bits")
+
+
+def _half_width(gaps: Array) -> float:
+    """Half of Student's 95% interval for a mean over windows; 0 for a single window, which has no spread."""
+    if len(gaps) < 2:
+        return 0.0
+    return float(student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
+def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
+    parts = []
+    for bits, methods in panels.items():
+        if not {"rtn", "awq-block"} <= set(methods):
+            continue
+        rtn = float(readings.window_differences(measured, f"rtn-{bits}").mean())
+        awq = float(readings.window_differences(measured, f"awq-block-{bits}").mean())
+        if rtn <= 0:
+            parts.append(f"at {bits} bits RTN costs nothing")
+        elif awq <= rtn:
+            parts.append(f"at {bits} bits AWQ wins back {percent((rtn - awq) / rtn)} of the {rtn:.2g} nats RTN loses")
+        else:
+            parts.append(f"at {bits} bits AWQ loses {percent((awq - rtn) / rtn)} more than RTN's {rtn:.2g} nats")
+    text = "; ".join(parts) or "Perplexity by strategy"
+    return text[0].upper() + text[1:]

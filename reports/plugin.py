@@ -1,0 +1,141 @@
+"""The pytest plugin of the reports: gathers evidence while claims run, words verdicts, writes what a session leaves.
+
+A claim's test says what it found with `record_property("claim", evidence.as_dict())`, and which models it is about
+with the user property `claims_models`. Both travel on test reports, so they arrive with and without pytest-xdist.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awq_core.evidence import Verdict
+from awq_core.measured import Measured
+from reports import hookspecs
+from reports.answer import answer
+from reports.gathered import Gathered, claim_of, models_of
+from reports.html import ModelReport
+from reports.output import write_model
+from reports.terminal import write_summary
+from reports.verdict_words import is_judged, is_registered, verdict_of, words
+
+DEFAULT_OUTPUT = "reports/out"
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the questions that `fixtures.plugin` answers."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gather on the controller only: workers of pytest-xdist send it their reports."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Reporter(config), "claims-reporter")
+
+
+class Reporter:
+    """Gathers a session's evidence and writes it out at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.gathered = Gathered()
+        self.phases: dict[str, list[pytest.TestReport]] = {}
+        self.started = time.time()
+        self.complete = True
+        self.blamed = False
+        self.measured: list[Measured] = []
+        self.unwritten = ""
+
+    def folder(self, model: str) -> Path:
+        """Where the model's files go."""
+        output = Path(self.config.getoption("--output", DEFAULT_OUTPUT))
+        return self.config.invocation_params.dir / output.expanduser() / model
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the evidence, and keep the report for each model's HTML file."""
+        self.gathered.add(report)
+        for name in models_of(report):
+            self.phases.setdefault(name, []).append(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
+        """Word a claim's verdict on the terminal; every other report keeps pytest's own words."""
+        return status(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write everything judged so far, and let an unsettled verdict fail the session."""
+        if not self.gathered.models:
+            return
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        self.complete = ended and not session.shouldstop and not session.shouldfail
+        self.measured = self.config.hook.pytest_claims_measured(config=self.config) or []
+        try:
+            for name in self.models():
+                report = ModelReport(self.folder(name) / "report.html", self.config, name, started=self.started)
+                for phase in self.phases[name]:
+                    report.take(phase)
+                write_model(
+                    self.folder(name),
+                    name,
+                    report,
+                    self.gathered,
+                    self.measured,
+                    complete=self.complete and not self.gathered.broke_down(name),
+                )
+        except OSError as error:
+            self.unwritten = f"the reports could not be written: {error}"
+        if session.exitstatus == pytest.ExitCode.OK:
+            self.blamed = bool(self.gathered.unsettled())
+            if self.blamed or self.unwritten:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def models(self) -> list[str]:
+        """The models that reported, in the order in which they were asked for."""
+        return self.gathered.in_order(self.config.hook.pytest_claims_models(config=self.config) or [])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The answer, the table and the paths."""
+        if not self.gathered.models:
+            return
+        models = self.models()
+        measured = {candidate.name: candidate for candidate in self.measured}
+        write_summary(
+            terminalreporter,
+            self.gathered,
+            models,
+            [answer(name, measured.get(name), self.gathered.of(name)).sentence for name in models],
+            [self.folder(name) for name in models],
+            complete=self.complete,
+            blamed=self.blamed,
+        )
+        if self.unwritten:
+            terminalreporter.write_line(self.unwritten, red=True, bold=True)
+
+
+def status(report: Any) -> tuple[str, str, str] | None:
+    """Category, letter and word for a claim's report; None for anything else.
+
+    The categories are those pytest's own summaries can print: a skip keeps its category only where the report is one.
+    """
+    claim = claim_of(report)
+    if claim is None or report.when != "call":
+        return None
+    word = words(claim)
+    if report.failed:
+        return "failed", "F", word
+    if report.skipped:
+        return ("xfailed", "x", word) if hasattr(report, "wasxfail") else ("skipped", "s", word)
+    verdict = verdict_of(claim)
+    if verdict is Verdict.SUPPORTED:
+        return "passed", ".", word
+    if verdict is Verdict.INCONCLUSIVE:
+        return "inconclusive", "?", word
+    if is_judged(claim):
+        return ("registered" if is_registered(claim) else "changed"), "r", word
+    return verdict.value, verdict.value[0], word

@@ -1,0 +1,104 @@
+"""The estimate of what a run costs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.models import cost
+from fixtures.models.checking import ModelDescription
+from fixtures.models.cost import Cost, bytes_in_words, estimate_cost, matmul_rate, time_in_words
+from fixtures.models.resolve import ModelSource
+from fixtures.texts.effort import EFFORTS
+
+QWEN_BLOCK = ((128, 896), (896, 896), (896, 896), (128, 896), (4864, 896), (4864, 896), (896, 4864))
+"""Shapes of a block of Qwen2.5-0.5B."""
+
+QWEN = ModelDescription(
+    source=ModelSource("qwen0.5b", Path("."), None, None, "qwen2.5", "folder"),
+    model_type="qwen2",
+    architectures=("Qwen2ForCausalLM",),
+    hidden_size=896,
+    blocks=24,
+    context=32768,
+    vocabulary=151936,
+    parameters=494_032_768,
+    weight_bytes=988_097_824,
+    download_bytes=995_000_000,
+    linears=QWEN_BLOCK * 24,
+)
+
+
+def test_the_operations_are_those_of_the_documented_sum() -> None:
+    # By hand: 2*5*21*2 grid points for model and twin, over 2 out in in; then passes, strategies and search.
+    effort = EFFORTS["standard"]
+    calibration, heldout = 32_768, 128 * 2048
+    products = sum(2 * rows * columns * columns for rows, columns in QWEN.linears)
+    expected = 420 * 2 * products
+    expected += 2 * QWEN.parameters * (2 * (calibration + heldout) + 12 * heldout)
+    expected += 20 * 2 * calibration * 2 * sum(rows * columns for rows, columns in QWEN.linears)
+    assert estimate_cost(QWEN, effort, rate=1e9).seconds == pytest.approx(expected / 1e9, rel=1e-12)
+
+
+def test_time_falls_with_the_rate_and_grows_with_twins_and_effort() -> None:
+    quick = estimate_cost(QWEN, EFFORTS["quick"], 1e12)
+    assert estimate_cost(QWEN, EFFORTS["quick"], 2e12).seconds == pytest.approx(quick.seconds / 2)
+    assert estimate_cost(QWEN, EFFORTS["quick"], 1e12, twins=2).seconds > quick.seconds
+    assert quick.seconds < estimate_cost(QWEN, EFFORTS["standard"], 1e12).seconds
+    assert estimate_cost(QWEN, EFFORTS["standard"], 1e12).seconds < estimate_cost(QWEN, EFFORTS["paper"], 1e12).seconds
+
+
+def test_memory_holds_the_weights_and_less_in_half_the_bytes() -> None:
+    full = estimate_cost(QWEN, EFFORTS["quick"], 1e12)
+    half = estimate_cost(QWEN, EFFORTS["quick"], 1e12, element_bytes=2)
+    assert QWEN.parameters * 4 < full.memory_bytes < QWEN.parameters * 10
+    assert half.memory_bytes < full.memory_bytes - QWEN.parameters
+
+
+def test_disk_holds_the_download() -> None:
+    assert estimate_cost(QWEN, EFFORTS["quick"], 1e12).disk_bytes > QWEN.download_bytes
+    here = estimate_cost(replace(QWEN, download_bytes=0), EFFORTS["quick"], 1e12)
+    assert here.download_bytes == 0
+    assert here.disk_bytes < QWEN.download_bytes
+
+
+def test_a_small_context_shortens_the_windows() -> None:
+    calibration, heldout, window = cost.token_counts(replace(QWEN, context=100), EFFORTS["standard"])
+    assert (calibration, heldout, window) == (32_768, 128 * 100, 100)
+
+
+def test_the_header_s_lines() -> None:
+    assert Cost(988_097_824, 3_000_000_000, 1_100_000_000, 720.0).lines() == [
+        "to download: 988.1 MB; memory: about 3.0 GB; disk: about 1.1 GB",
+        "time to measure: about 12 minutes (nothing, where the cache has it)",
+    ]
+    assert Cost(0, 0, 0, 0.0).lines()[0].startswith("to download: nothing;")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_999, "1.0 MB"),
+        (2_500_000_000, "2.5 GB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_bytes_in_words(count: int, words: str) -> None:
+    assert bytes_in_words(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "1 second"), (1.6, "2 seconds"), (89.0, "89 seconds"), (100.0, "2 minutes"), (9000.0, "2.5 hours")],
+)
+def test_time_in_words(seconds: float, words: str) -> None:
+    assert time_in_words(seconds) == words
+
+
+def test_the_rate_is_measured_quickly_and_is_a_computer_s() -> None:
+    rate = matmul_rate("cpu", torch.float32, size=64)
+    assert 1e7 < rate < 1e15

@@ -1,0 +1,154 @@
+"""From the value of `--model` to where the model is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fixtures.errors import UserError
+from fixtures.models.registry import ALIASES
+from fixtures.models.resolve import EMBEDDED_FOLDER, ModelSource, resolve, resolve_all, safe_name
+
+
+def model_folder(folder: Path, model_type: str = "llama") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+def message_of(name: str, models_folder: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(name, models_folder)
+    return str(caught.value)
+
+
+def test_a_hub_alias_is_its_repository_at_the_pin() -> None:
+    assert resolve("qwen0.5b", None) == ModelSource(
+        "qwen0.5b", None, "Qwen/Qwen2.5-0.5B", ALIASES["qwen0.5b"].revision, "qwen2.5", "hub"
+    )
+
+
+def test_the_models_folder_comes_before_the_hub(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "qwen0.5b", "qwen2")
+    source = resolve("qwen0.5b", tmp_path)
+    assert source == ModelSource("qwen0.5b", folder, None, None, "qwen2.5", "folder")
+
+
+def test_the_models_folder_never_replaces_an_embedded_model_or_a_control(tmp_path: Path) -> None:
+    model_folder(tmp_path / "embedded-tiny")
+    model_folder(tmp_path / "null-control")
+    assert resolve("embedded-tiny", tmp_path).location == EMBEDDED_FOLDER / "embedded-tiny"
+    assert resolve("null-control", tmp_path) == ModelSource("null-control", None, None, None, "null-control", "control")
+
+
+def test_two_models_of_one_type_in_the_models_folder_are_a_family(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    model_folder(models / "small")
+    model_folder(models / "large")
+    model_folder(models / "other", "gpt2")
+    families = [resolve(name, models).family for name in ("small", "large", "other")]
+    assert families == ["folder:models:llama", "folder:models:llama", "folder:models:gpt2"]
+
+
+def test_a_folder_elsewhere_stands_alone(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "my model")
+    assert resolve(str(folder), None) == ModelSource("my-model", folder, None, None, None, "folder")
+
+
+def test_a_folder_without_a_readable_configuration_is_found_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text("{")
+    assert resolve("broken", tmp_path).family is None
+
+
+def test_an_existing_path_of_two_parts_is_a_folder_not_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("org/name", None).location == folder
+    assert resolve("org/other", None).hub_id == "org/other"
+
+
+def test_a_hub_id_takes_a_revision() -> None:
+    source = resolve("org/na.me-2@refs/pr/1", None)
+    assert source == ModelSource("org--na.me-2--refs--pr--1", None, "org/na.me-2", "refs/pr/1", None, "hub")
+
+
+def test_the_hub_id_of_an_alias_is_the_alias() -> None:
+    assert resolve("Qwen/Qwen2.5-0.5B", None) == resolve("qwen0.5b", None)
+    other = resolve("Qwen/Qwen2.5-0.5B@main", None)
+    assert (other.name, other.revision, other.family) == ("Qwen--Qwen2.5-0.5B--main", "main", "qwen2.5")
+
+
+def test_a_misspelt_name_is_answered_with_close_ones(tmp_path: Path) -> None:
+    model_folder(tmp_path / "llama-mine")
+    assert message_of("lama-mine", tmp_path) == (
+        "--model 'lama-mine' is no known model: did you mean llama-mine? "
+        "A folder's path and a hub id such as org/name work too"
+    )
+    assert "did you mean embedded-tiny or embedded-small?" in message_of("embeded-tiny")
+
+
+def test_a_name_like_nothing_known_is_answered_with_the_list() -> None:
+    message = message_of("???")
+    assert message.startswith(
+        "--model '???' is no known model: known names: embedded-tiny, embedded-small, null-control"
+    )
+    assert message.endswith("qwen7b-instruct; A folder's path and a hub id such as org/name work too")
+
+
+@pytest.mark.parametrize("name", ["", "/no/such/folder", "a/b/c", "org/"])
+def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
+    assert message_of(name).startswith(f"--model {name!r} is no known model")
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    assert message_of(str(path)) == (
+        f"--model {str(path)!r} is a file; give the folder that holds config.json and the safetensors weights"
+    )
+
+
+def test_a_models_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert message_of("qwen0.5b", tmp_path / "gone") == (
+        f"AWQ_CLAIMS_MODELS names no folder: {str(tmp_path / 'gone')!r}; correct it or unset it"
+    )
+
+
+def test_each_model_is_found_once(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "mine")
+    names = ["mine", str(folder), "qwen0.5b", "Qwen/Qwen2.5-0.5B", "null-control"]
+    found = resolve_all(names, tmp_path)
+    assert [source.name for source in found] == ["mine", "qwen0.5b", "null-control-tiny", "null-control"]
+
+
+def test_two_models_that_would_share_an_output_folder_are_refused(tmp_path: Path) -> None:
+    first, second = model_folder(tmp_path / "a" / "mine"), model_folder(tmp_path / "b" / "mine")
+    with pytest.raises(UserError) as caught:
+        resolve_all([str(first), str(second)], None)
+    assert str(caught.value) == (
+        f"--model {str(first)!r} and --model {str(second)!r} would both be written to 'mine': "
+        "rename one folder, or measure them in two runs with different --output"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [("Qwen/Qwen3-8B", "Qwen--Qwen3-8B"), ("a b\\c", "a-b-c"), ("..", "model"), ("ü", "-"), (".hidden", "hidden")],
+)
+def test_a_name_is_made_safe_for_a_folder(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_a_source_says_where_it_is() -> None:
+    assert resolve("qwen3b", None).label == "Qwen/Qwen2.5-3B"
+    assert resolve("null-control", None).label == "null-control"
+    assert resolve("embedded-tiny", None).label.endswith("embedded-tiny")
+
+
+def test_a_user_error_is_one_line() -> None:
+    with pytest.raises(ValueError, match="one line"):
+        UserError("two\nlines")

@@ -1,0 +1,177 @@
+"""How verdicts are worded, which of them settle the exit status, and what the answer's sentence says."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from awq_core.evidence import Verdict
+from reports.answer import answer, perplexity_words
+from reports.false_verdicts import trust, with_holm
+from reports.plugin import status
+from reports.verdict_words import catalogue_order, is_settled, number, words
+from tests.synthetic_claim import synthetic_claim
+from tests.synthetic_measured import synthetic_measured
+
+
+def report_of(claim, outcome, *, xfail=False):
+    report = SimpleNamespace(
+        user_properties=[("claim", claim)] if claim else [],
+        when="call",
+        passed=outcome == "passed",
+        failed=outcome == "failed",
+        skipped=outcome == "skipped",
+    )
+    if xfail:
+        report.wasxfail = "registered"
+    return report
+
+
+@pytest.mark.parametrize(
+    ("verdict", "registered", "expected"),
+    [
+        (Verdict.SUPPORTED, None, "SUPPORTED"),
+        (Verdict.SUPPORTED, "supported", "SUPPORTED"),
+        (Verdict.SUPPORTED, "refuted", "SUPPORTED (registered as refuted)"),
+        (Verdict.REFUTED, None, "REFUTED"),
+        (Verdict.REFUTED, "refuted", "REFUTED (registered)"),
+        (Verdict.INCONCLUSIVE, "refuted", "INCONCLUSIVE (registered as refuted)"),
+        (Verdict.INSUFFICIENT, None, "INSUFFICIENT DATA"),
+        (Verdict.NOT_APPLICABLE, None, "NOT APPLICABLE"),
+    ],
+)
+def test_words_name_the_verdict_and_what_is_registered(verdict, registered, expected):
+    assert words(synthetic_claim(verdict, registered=registered)) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "registered", "conditions_met", "settled"),
+    [
+        (Verdict.SUPPORTED, None, True, True),
+        (Verdict.REFUTED, None, True, False),
+        (Verdict.INCONCLUSIVE, None, True, False),
+        (Verdict.REFUTED, "refuted", True, True),
+        (Verdict.REFUTED, "inconclusive", True, False),
+        (Verdict.REFUTED, "inconclusive", False, True),
+        (Verdict.INCONCLUSIVE, "inconclusive", True, True),
+        (Verdict.INSUFFICIENT, None, True, True),
+        (Verdict.NOT_APPLICABLE, None, True, True),
+        (Verdict.REPORTED, None, True, True),
+    ],
+)
+def test_only_unregistered_judged_verdicts_are_unsettled(verdict, registered, conditions_met, settled):
+    assert is_settled(synthetic_claim(verdict, registered=registered, conditions_met=conditions_met)) is settled
+
+
+@pytest.mark.parametrize(
+    ("verdict", "registered", "outcome", "xfail", "expected"),
+    [
+        (Verdict.SUPPORTED, None, "passed", False, ("passed", ".", "SUPPORTED")),
+        (Verdict.SUPPORTED, "refuted", "failed", False, ("failed", "F", "SUPPORTED (registered as refuted)")),
+        (Verdict.REFUTED, None, "failed", False, ("failed", "F", "REFUTED")),
+        (Verdict.REFUTED, "refuted", "passed", False, ("registered", "r", "REFUTED (registered)")),
+        (Verdict.REFUTED, "refuted", "skipped", True, ("xfailed", "x", "REFUTED (registered)")),
+        (Verdict.INCONCLUSIVE, None, "passed", False, ("inconclusive", "?", "INCONCLUSIVE")),
+        (Verdict.INCONCLUSIVE, None, "failed", False, ("failed", "F", "INCONCLUSIVE")),
+        (Verdict.INSUFFICIENT, None, "skipped", False, ("skipped", "s", "INSUFFICIENT DATA")),
+        (Verdict.NOT_APPLICABLE, None, "skipped", False, ("skipped", "s", "NOT APPLICABLE")),
+        (Verdict.REPORTED, None, "passed", False, ("reported", "r", "REPORTED")),
+    ],
+)
+def test_the_terminal_says_the_verdict(verdict, registered, outcome, xfail, expected):
+    assert status(report_of(synthetic_claim(verdict, registered=registered), outcome, xfail=xfail)) == expected
+
+
+def test_other_tests_keep_pytests_own_words():
+    assert status(report_of(None, "passed")) is None
+
+
+def test_numbers_keep_four_digits_and_a_true_minus():
+    assert [number(value) for value in (None, 0.0, 1.23456, -0.00214, 12345.6, 3.14e-6)] == [
+        "", "0", "1.235", "−0.00214", "12,346", "3.14e−06",
+    ]  # fmt: skip
+
+
+def test_the_catalogue_gives_the_order_and_the_deployed_precision_comes_first():
+    keys = [("constant-alpha.half", 4), ("payoff.layers", 3), ("payoff.layers", 4), ("concentration.few-large", None)]
+    claims = sorted((synthetic_claim(id=id, bits=bits) for id, bits in keys), key=catalogue_order)
+    assert [claim["key"] for claim in claims] == [
+        "concentration.few-large", "payoff.layers@4", "payoff.layers@3", "constant-alpha.half@4",
+    ]  # fmt: skip
+
+
+def test_holm_marks_what_survives_over_all_claims_judged():
+    marked = with_holm(
+        [
+            synthetic_claim(p_value=0.001),
+            synthetic_claim(Verdict.REFUTED, id="payoff.honest", p_value=0.02),
+            synthetic_claim(id="payoff.most-layers", p_value=0.04),
+            synthetic_claim(Verdict.INSUFFICIENT, id="payoff.logits"),
+        ]
+    )
+    # 0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05/1.
+    assert [claim["survives_holm"] for claim in marked] == [True, True, True, None]
+    marked = with_holm([*marked, synthetic_claim(Verdict.INCONCLUSIVE, id="payoff.one-layer", p_value=0.6)])
+    assert [claim["survives_holm"] for claim in marked] == [True, False, False, None, False]
+
+
+def test_the_sentence_on_trust_counts_what_was_judged():
+    claims = with_holm([synthetic_claim(id=f"payoff.c{i}", p_value=1e-6) for i in range(40)])
+    assert trust(claims).sentence == (
+        "With 40 claims judged by 95% intervals, up to about 2 may come out false by chance; 40 of 40 decided verdicts "
+        "survive Holm's correction."
+    )
+    assert trust([synthetic_claim(Verdict.INSUFFICIENT)]).sentence == "No claim was judged."
+
+
+def decisive(verdict):
+    return synthetic_claim(verdict, id="payoff.perplexity", bits=4)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "last_words"),
+    [
+        (Verdict.SUPPORTED, "AWQ is worth it on this model: it improves the loss by more than 0.005 nats."),
+        (Verdict.REFUTED, "AWQ is not worth it on this model: it improves the loss by less than 0.005 nats."),
+        (Verdict.INCONCLUSIVE, "cannot be told from this much text."),
+        (Verdict.INSUFFICIENT, "could not be judged: 3 blocks measured, at least 4 needed."),
+    ],
+)
+def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
+    measured = synthetic_measured()
+    got = answer(measured.name, measured, [decisive(verdict)])
+    assert got.sentence.endswith(last_words)
+    losses = measured.losses["window_loss"].mean("window")
+    full, rtn, awq = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-4"))
+    assert f"perplexity {np.exp(full):.2f} in full precision, {np.exp(rtn):.2f} rounded to nearest" in got.sentence
+    assert (
+        f"{np.exp(awq):.2f} with AWQ: AWQ wins back {(rtn - awq) / (rtn - full):.0%} of what RTN loses" in got.sentence
+    )
+    assert got.won_back == pytest.approx((rtn - awq) / (rtn - full))
+
+
+def test_the_answer_where_rounding_costs_next_to_nothing():
+    measured = synthetic_measured(rtn_gap=0.004)
+    assert answer(measured.name, measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(
+        "RTN costs less than 0.01 nats here: nothing worth recovering."
+    )
+
+
+def test_the_answer_says_so_where_awq_makes_it_worse():
+    measured = synthetic_measured()
+    loss = measured.losses["window_loss"]
+    loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="rtn-4") + 0.01
+    assert "AWQ loses a further" in answer(measured.name, measured, [decisive(Verdict.REFUTED)]).sentence
+
+
+def test_the_answer_without_losses_or_verdict_says_that_too():
+    measured = synthetic_measured(with_losses=False)
+    assert "perplexity was not measured on synthetic-small" in answer(measured.name, measured, []).sentence
+    assert "perplexity was not measured" in answer("gone", None, []).sentence
+    assert answer("synthetic-small", synthetic_measured(), []).sentence.endswith("was not judged in this run.")
+
+
+def test_perplexities_have_sensible_digits():
+    assert [perplexity_words(value) for value in (1.2345678, 15.849, 12345.6, np.inf)] == [
+        "1.2346", "15.85", "12,346", "beyond measure",
+    ]  # fmt: skip

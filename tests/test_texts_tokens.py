@@ -1,0 +1,155 @@
+"""From documents to sequences of tokens."""
+
+import numpy as np
+import pytest
+
+from fixtures.errors import UserError
+from fixtures.texts.defaults import Texts
+from fixtures.texts.effort import EFFORTS, Effort, default_effort
+from fixtures.texts.tokens import select_tokens, sequences, token_hash, tokenize
+from tests.tiny_models import byte_tokenizer
+
+
+def texts(calibration: str | list[str], heldout: str | list[str], notes: tuple[str, ...] = ()) -> Texts:
+    both = [(text,) if isinstance(text, str) else tuple(text) for text in (calibration, heldout)]
+    return Texts(both[0], both[1], "A", "B", notes)
+
+
+def test_the_efforts_are_the_registered_ones() -> None:
+    assert {
+        "quick": Effort("quick", 16384, 256, 64, 512),
+        "standard": Effort("standard", 32768, 512, 128, 2048),
+        "paper": Effort("paper", 65536, 512, None, 2048),
+    } == EFFORTS
+    assert default_effort("cpu").name == "quick"
+    assert default_effort("cuda:1").name == "standard"
+
+
+def test_one_document_gets_no_special_token() -> None:
+    tokenizer = byte_tokenizer(bos=True)
+    ids = tokenize(tokenizer, ["abc"], 260)
+    assert ids.dtype == np.int64
+    assert ids.shape == (3,)
+    assert tokenizer.decode(ids) == "abc"
+
+
+@pytest.mark.parametrize(("bos", "eos"), [(True, False), (False, True)])
+def test_of_several_documents_each_begins_with_the_special_token(bos: bool, eos: bool) -> None:
+    ids = tokenize(byte_tokenizer(bos, eos), ["ab", "c"], 260)
+    assert ids.shape == (5,)
+    assert list(np.flatnonzero(ids == 0)) == [0, 3]
+
+
+def test_without_special_tokens_documents_are_joined_as_they_are() -> None:
+    assert tokenize(byte_tokenizer(bos=False, eos=False), ["ab", "c"], 260).shape == (3,)
+
+
+def test_a_text_longer_than_the_context_is_no_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    assert tokenize(byte_tokenizer(), ["x" * 1000], 260).shape == (1000,)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_id_that_the_model_does_not_know_is_refused() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError) as caught:
+        tokenize(tokenizer, ["a <new> word"], 257)
+    assert str(caught.value) == (
+        "the tokenizer gives id 257 for the text, the model knows only 257 tokens; "
+        "put the model's own tokenizer beside it"
+    )
+
+
+def test_all_sequences_drop_the_remainder() -> None:
+    assert sequences(np.arange(11), 3, None).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert sequences(np.arange(11), 3, 5).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert sequences(np.arange(2), 3, None).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("available", "count"), [(10, 3), (7, 6), (100, 1), (64, 64), (1591, 64)])
+def test_fewer_sequences_are_spread_over_the_whole_text(available: int, count: int) -> None:
+    chosen = sequences(np.arange(available * 4), 4, count)[:, 0] // 4
+    gaps = np.diff([*chosen, available])
+    assert len(set(chosen)) == count
+    assert chosen[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_the_hash_tells_shapes_and_values_apart_and_not_number_formats() -> None:
+    tokens = np.arange(6)
+    hashes = {
+        token_hash(tokens.reshape(2, 3)),
+        token_hash(tokens.reshape(3, 2)),
+        token_hash(tokens[::-1].reshape(2, 3)),
+    }
+    assert len(hashes) == 3
+    assert token_hash(tokens.reshape(2, 3).astype(np.int32)) == token_hash(tokens.reshape(2, 3))
+    # SHA-256 of "1x2:" and two little-endian 64-bit ones, computed with sha256sum.
+    assert token_hash(np.ones((1, 2))) == "e86c745ffea741e4933d8c9e624ec8f0a14f20ebf55c9642e85d356ef5ee2afd"
+
+
+def test_a_run_s_tokens_have_the_effort_s_shapes() -> None:
+    chosen = select_tokens(
+        byte_tokenizer(), texts("c" * 40_000, "h" * 40_000, ("a note",)), EFFORTS["quick"], 1024, 260
+    )
+    assert chosen.calibration.shape == (64, 256)
+    assert chosen.heldout.shape == (64, 512)
+    assert chosen.calibration.dtype == chosen.heldout.dtype == np.int64
+    assert (chosen.calibration_name, chosen.heldout_name) == ("A", "B")
+    assert chosen.calibration_hash == token_hash(chosen.calibration) != chosen.heldout_hash
+    assert chosen.heldout_hash == token_hash(chosen.heldout)
+    assert chosen.notes == ("a note",)
+
+
+def test_a_small_context_shortens_sequences_and_windows() -> None:
+    chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 40_000), EFFORTS["standard"], 128, 260)
+    assert chosen.calibration.shape == (256, 128)
+    assert chosen.heldout.shape == (128, 128)
+    assert chosen.notes == ()
+
+
+def test_the_paper_s_effort_takes_every_window() -> None:
+    chosen = select_tokens(byte_tokenizer(), texts("c" * 70_000, "h" * 2048 * 20), EFFORTS["paper"], 4096, 260)
+    assert chosen.calibration.shape == (128, 512)
+    assert chosen.heldout.shape == (20, 2048)
+
+
+def test_sequences_come_from_many_documents() -> None:
+    documents = [letter * 4000 for letter in "abcdefghijklmnopqrstuvwxyz"]
+    chosen = select_tokens(byte_tokenizer(), texts(documents, "h" * 40_000), EFFORTS["quick"], 1024, 260)
+    assert len(set(chosen.calibration.ravel())) == 27
+
+
+def test_short_texts_are_used_whole_with_a_note() -> None:
+    chosen = select_tokens(byte_tokenizer(), texts("c" * 2100, "h" * 512 * 20), EFFORTS["quick"], 1024, 260)
+    assert chosen.calibration.shape == (8, 256)
+    assert chosen.heldout.shape == (20, 512)
+    assert chosen.notes == (
+        "the calibration text has 2048 tokens, quick asks for 16384",
+        "the held-out text has 20 windows, quick asks for 64",
+    )
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(16 * 512, 512), (16 * 512 - 1, 256), (16 * 64, 64)])
+def test_windows_are_halved_until_there_are_sixteen(tokens: int, length: int) -> None:
+    chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * tokens), EFFORTS["quick"], 1024, 260)
+    assert chosen.heldout.shape == (tokens // length, length)
+    if length < 512:
+        assert chosen.notes == (f"the held-out text is short: windows of {length} tokens instead of 512",)
+
+
+def test_a_calibration_text_that_is_too_short() -> None:
+    with pytest.raises(UserError) as caught:
+        select_tokens(byte_tokenizer(), texts("c" * 2047, "h" * 40_000), EFFORTS["quick"], 1024, 260)
+    assert str(caught.value) == (
+        "the calibration text (A) is too short: it has 2047 tokens, 2048 are needed; give a longer --calibration-text"
+    )
+
+
+def test_a_heldout_text_that_is_too_short() -> None:
+    with pytest.raises(UserError) as caught:
+        select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 1023), EFFORTS["quick"], 1024, 260)
+    assert str(caught.value) == (
+        "the held-out text (B) is too short: it has 1023 tokens, 1024 are needed (16 windows of 64); "
+        "give a longer --heldout-text"
+    )
