@@ -8,7 +8,7 @@ import pytest
 
 # pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
 # what those sessions need is imported here, before the first of them.
-import reports.plugin
+import reports.plugin  # noqa: F401
 import tests.synthetic_measured  # noqa: F401
 from reports.evidence_file import read_evidence
 
@@ -49,7 +49,9 @@ def session(pytester):
     def run(source, *arguments, conftest=CONFTEST, **options):
         pytester.makeconftest(conftest)
         pytester.makepyfile(IMPORTS + source)
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments, **options)
+        return pytester.runpytest_inprocess(
+            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments, **options
+        )
 
     return run
 
@@ -106,7 +108,7 @@ def test_d(judge): judge(models=("synthetic-small", "synthetic-tiny"), id="repli
     result.stdout.fnmatch_lines(
         [
             "*= the answer =*",
-            "At 4 bits, groups of 128: perplexity was not measured on synthetic-small, so whether AWQ is worth it is open.",
+            "At 4 bits, groups of 128: perplexity was not measured on synthetic-small, so whether AWQ *is open.",
             "*= verdicts =*",
             "claim * supported if * synthetic-small * synthetic-tiny",
             "payoff.honest@4 * above 1.02 * ? inconclusive 1.05 [[]0.95, 1.17[]]",
@@ -117,7 +119,7 @@ def test_d(judge): judge(models=("synthetic-small", "synthetic-tiny"), id="repli
             f"report on synthetic-small: {pytester.path}/reports/out/synthetic-small/report.html",
             "Exit status 1: 1 verdict neither supported nor registered in claims/deviations/: "
             "payoff.honest@4 (synthetic-small): INCONCLUSIVE",
-            "*3 passed, 1 inconclusive in*",
+            "*3 passed*1 inconclusive in*",
         ]
     )
 
@@ -194,10 +196,8 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
         sorted(re.findall(r'<figure id="figure-([^"]*)"><img alt="[^"]+" src="data:image/png;base64,', text)) == figures
     )
     # The answer, the table and the figures are plain HTML before the place where the script puts the rows.
-    places = [
-        text.index(part)
-        for part in (content["answer"], 'id="verdicts"', 'id="figures"', 'id="claims"', 'id="results-table"')
-    ]
+    parts = (content["answer"], 'id="verdicts"', 'id="figures"', 'id="claims"', 'id="results-table"')
+    places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert text.count("<tr><td>") == 3
     # Self-contained: nothing is loaded from elsewhere.

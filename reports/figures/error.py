@@ -25,7 +25,7 @@ def error_by_bits(measured: Measured) -> Drawing:
     quantizers = [q for q in QUANTIZER_WORDS if q in measured.errors["quantizer"].values]
     finding = _finding(linears, bits)
     reading = (
-        "Squared relative output error on held-out tokens; AWQ's exponents chosen on calibration tokens, linear by linear. "
+        "Squared relative output error on held-out tokens, AWQ's exponents chosen on calibration tokens. "
         f"Marks: median over {len(linears.names)} linears; bars: the middle half."
     )
     figure, top = paper(finding, reading, 4.9)
