@@ -22,11 +22,14 @@ from awq_core.importance import enrichment, importance
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS
 from awq_core.moments import ChannelMoments, MeasurementError
 from awq_core.output_error import error_grid
+from awq_core.quantizer import QuantizerName
 from awq_core.scales import linear_scales, scaled_round_to_nearest
 from awq_core.sources import LayerSource, LinearWeights
 
 OUTLIER_SIGMA = 6.0
 CHOICES = ("rtn", "best")
+REPLAY = torch.float32
+"""Replayed outputs are only squared and summed (in float64): single precision is exact to about 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class LayerSettings:
         groups: groups of held-out windows.
     """
 
-    quantizers: tuple[str, ...] = QUANTIZERS
+    quantizers: tuple[QuantizerName, ...] = QUANTIZERS
     bits: tuple[int, ...] = BITS
     arithmetic: torch.dtype = torch.float64
     groups: int = GROUPS
@@ -86,10 +89,10 @@ def _measure_block(
     linears = source.linears(block)
     sites = _first_pass(source, block, linears, settings)
     errors = {entry.name: _linear_errors(entry, sites[entry.role], settings) for entry in linears}
-    group_error, group_power = _second_pass(source, block, linears, sites, errors, settings)
+    summed = _second_pass(source, block, linears, sites, errors, settings)
     site_records = [_site_record(block, role, site, settings) for role, site in sites.items()]
     linear_records = [
-        _linear_record(entry, sites[entry.role], errors[entry.name], group_error[entry.name], group_power[entry.name])
+        _linear_record(entry, sites[entry.role], errors[entry.name], summed[entry.name].numpy(), settings)
         for entry in linears
     ]
     return site_records, linear_records
@@ -124,7 +127,7 @@ def _linear_errors(entry: LinearWeights, site: _Site, settings: LayerSettings) -
     weight = entry.weight.to(settings.arithmetic)
     scales = _scales(site, weight)
     moments = [site.second_moments[split] for split in SPLITS]
-    errors = error_grid(weight, scales, settings.quantizers, settings.bits, moments)  # type: ignore[arg-type]
+    errors = error_grid(weight, scales, settings.quantizers, settings.bits, moments)
     if not torch.isfinite(errors).all():
         raise MeasurementError(f"{entry.name}: an output error is NaN or infinite")
     return errors.cpu().numpy().astype(np.float64)
@@ -142,8 +145,8 @@ def _second_pass(
     sites: dict[Role, _Site],
     errors: dict[str, np.ndarray],
     settings: LayerSettings,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Count outliers; sum held-out errors of RTN and of the best exponent, and output power, for each group."""
+) -> dict[str, Tensor]:
+    """Count outliers; sum every candidate's squared held-out output for each group, `(groups, candidates)`."""
     limits = {}
     for role, site in sites.items():
         for split in SPLITS:
@@ -151,10 +154,9 @@ def _second_pass(
             site.outliers[split] = torch.zeros_like(moments.max_abs)
             limits[role, split] = OUTLIER_SIGMA * moments.variance().sqrt()
     candidates = {entry.name: _candidates(entry, sites[entry.role], errors[entry.name], settings) for entry in linears}
-    group_error = {
+    summed = {
         entry.name: torch.zeros(settings.groups, len(candidates[entry.name]), dtype=torch.float64) for entry in linears
     }
-    group_power = {entry.name: torch.zeros(settings.groups, dtype=torch.float64) for entry in linears}
     for split in SPLITS:
         for group, inputs in source.passes(block, split):
             for role, site in sites.items():
@@ -163,27 +165,34 @@ def _second_pass(
             if split != "heldout":
                 continue
             for entry in linears:
-                x = inputs[entry.role].to(settings.arithmetic)
-                outputs = x @ entry.weight.to(settings.arithmetic).T  # (T, out)
-                group_power[entry.name][group] += outputs.square().sum().double().cpu()
-                for c, difference in enumerate(candidates[entry.name]):
-                    group_error[entry.name][group, c] += (x @ difference.T).square().sum().double().cpu()
-    return group_error, group_power
+                stacked = candidates[entry.name]  # (candidates, out, in)
+                outputs = inputs[entry.role].to(REPLAY) @ stacked.flatten(0, 1).T  # (T, candidates * out)
+                squares = outputs.square_().unflatten(1, stacked.shape[:2]).sum(dim=(0, 2), dtype=torch.float64)
+                summed[entry.name][group] += squares.cpu()
+    return summed
 
 
-def _candidates(entry: LinearWeights, site: _Site, errors: np.ndarray, settings: LayerSettings) -> list[Tensor]:
-    """`W^ - W` for quantizer x judged bits x (RTN, best exponent on calibration tokens), in that order."""
+def _candidates(entry: LinearWeights, site: _Site, errors: np.ndarray, settings: LayerSettings) -> Tensor:
+    """What is replayed, `(1 + candidates, out, in)`: the weight itself, then `W^ - W` in the order of `_replayed`."""
     weight = entry.weight.to(settings.arithmetic)
     scales = _scales(site, weight)
-    found = []
-    for q, quantizer in enumerate(settings.quantizers):
-        for bits in JUDGED_BITS:
-            best = int(errors[q, settings.bits.index(bits), :, 0].argmin())
-            for index in (0, best):
-                found.append(
-                    scaled_round_to_nearest(weight, scales[index], quantizer, bits) - weight  # type: ignore[arg-type]
-                )
-    return found
+    found = [weight]
+    for q, b in _replayed(settings):
+        best = int(errors[q, settings.bits.index(JUDGED_BITS[b]), :, 0].argmin())
+        for index in (0, best):
+            quantized = scaled_round_to_nearest(weight, scales[index], settings.quantizers[q], JUDGED_BITS[b])
+            found.append(quantized - weight)
+    return torch.stack(found).to(REPLAY)
+
+
+def _replayed(settings: LayerSettings) -> list[tuple[int, int]]:
+    """Indices of (quantizer, judged bits) that claims read group by group: the deployed one, and AWQ-Diag's."""
+    return [
+        (q, b)
+        for q, quantizer in enumerate(settings.quantizers)
+        for b, bits in enumerate(JUDGED_BITS)
+        if quantizer == "asym-g128" or bits == 3
+    ]
 
 
 def _site_record(block: int, role: Role, site: _Site, settings: LayerSettings) -> dict[str, Any]:
@@ -205,7 +214,7 @@ def _site_record(block: int, role: Role, site: _Site, settings: LayerSettings) -
 
 
 def _linear_record(
-    entry: LinearWeights, site: _Site, errors: np.ndarray, group_error: Tensor, group_power: Tensor
+    entry: LinearWeights, site: _Site, errors: np.ndarray, summed: np.ndarray, settings: LayerSettings
 ) -> dict[str, Any]:
     weight_size = entry.weight.abs().to(torch.float64).mean(dim=0).cpu().numpy()  # (in,)
     heldout = site.moments["heldout"]
@@ -213,12 +222,17 @@ def _linear_record(
         enrichment(importance(weight_size, heldout.magnitude(without=g).cpu().numpy()))
         for g in range(len(heldout.counts))
     ]
+    group_error = np.full(
+        (len(settings.quantizers), len(JUDGED_BITS), len(CHOICES), settings.groups), np.nan
+    )  # NaN where nothing was replayed
+    for index, (q, b) in enumerate(_replayed(settings)):
+        group_error[q, b] = summed[:, 1 + 2 * index : 3 + 2 * index].T
     return {
         "entry": entry,
         "weight_size": weight_size,
         "errors": errors,
-        "group_error": group_error.numpy(),
-        "group_power": group_power.numpy(),
+        "group_error": group_error,
+        "group_power": summed[:, 0],
         "enrichment_without_group": without,
     }
 
@@ -253,8 +267,7 @@ def _channels_dataset(sites: list[dict[str, Any]], records: list[dict[str, Any]]
 
 
 def _errors_dataset(records: list[dict[str, Any]], settings: LayerSettings) -> xr.Dataset:
-    shape = (len(records), len(settings.quantizers), len(JUDGED_BITS), len(CHOICES), settings.groups)
-    group_error = np.stack([r["group_error"].T for r in records]).reshape(shape)
+    group_error = np.stack([r["group_error"] for r in records])
     return xr.Dataset(
         {
             "output_error": (

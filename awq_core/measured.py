@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from awq_core.quantizer import QuantizerName
+
 SPLITS = ("calibration", "heldout")
-QUANTIZERS = ("asym-g128", "sym-channel")
+QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
 BITS = (2, 3, 4, 6, 8)
 JUDGED_BITS = (4, 3)
 ALPHAS = tuple(i / 20 for i in range(21))

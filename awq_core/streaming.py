@@ -46,7 +46,7 @@ class BlockStream:
         self.modules = blocks_of(model, architecture)
         self.blocks = len(self.modules)
         self.groups = groups
-        self.block_arguments: list[dict[str, Any]] = []
+        self.block_arguments: dict[int, list[dict[str, Any]]] = {}  # by sequence length: splits may differ in it
         self.hidden: dict[str, list[tuple[int, Tensor]]] = {
             split: [(group, self._embed(ids)) for group, ids in _batches(array, groups)]
             for split, array in sequences.items()
@@ -87,14 +87,14 @@ class BlockStream:
     def forward(self, block: int, hidden: Tensor) -> Tensor:
         """Output `(batch, length, width)` of one block for its input of the same shape."""
         with torch.no_grad():
-            output = self.modules[block](hidden, **self.block_arguments[block])
+            output = self.modules[block](hidden, **self.block_arguments[hidden.shape[1]][block])
         return output[0] if isinstance(output, tuple) else output
 
     def _embed(self, ids: np.ndarray) -> Tensor:
-        """Input of the first block; on the first call also every block's other arguments."""
+        """Input of the first block; on the first call for a length also every block's other arguments."""
         batch = torch.as_tensor(ids, device=self.device)
-        if not self.block_arguments:
-            self.block_arguments = _block_arguments(self.model, self.modules, batch[:1])
+        if batch.shape[1] not in self.block_arguments:
+            self.block_arguments[batch.shape[1]] = _block_arguments(self.model, self.modules, batch[:1])
         kept: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -120,7 +120,7 @@ def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarr
 def _block_arguments(model: Any, modules: nn.ModuleList, ids: Tensor) -> list[dict[str, Any]]:
     """Keyword arguments that each block is called with (positions, masks), for a batch of one sequence.
 
-    All sequences have one length and no padding, so these hold, broadcast, for every batch.
+    Sequences of one length have no padding, so these hold, broadcast, for every batch of that length.
     """
     arguments: list[dict[str, Any]] = [{} for _ in modules]
 

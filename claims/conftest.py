@@ -11,10 +11,38 @@ import pytest
 from awq_core.evidence import Evidence, Verdict
 from awq_core.measured import Measured
 from claims.claim import Claim, Setting
-from claims.deviations_file import read_deviations
+from claims.deviations_file import DeviationsError, read_deviations
 from claims.judging import judge as judge_claim
 from claims.outcome import ChangedVerdictWarning, failure_message
 from claims.pairs import Pair
+from fixtures.plugin import SESSION
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each precision that a claim is judged at."""
+    marker = metafunc.definition.get_closest_marker("claim")
+    if marker is not None:
+        settings = [Setting(bits, seed=metafunc.config.getoption("--seed")) for bits in marker.args[0].bits or (None,)]
+        metafunc.parametrize("setting", settings, ids=[f"{s.bits}-bit" if s.bits else "any-bits" for s in settings])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Read every model's deviations before anything is measured: an entry that matches no claim is an error."""
+    try:
+        for name in session.config.stash[SESSION].names:
+            read_deviations(name)
+    except DeviationsError as problem:
+        raise pytest.UsageError(str(problem)) from None
+
+
+@pytest.hookimpl
+def pytest_claims_header(config: pytest.Config, name: str, provenance: dict[str, Any]) -> list[str]:
+    """A line where a run is not like the one whose verdicts are registered."""
+    unmet = read_deviations(name).unmet(provenance)
+    if not unmet:
+        return []
+    return [f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail"]
 
 
 @pytest.fixture
@@ -29,7 +57,8 @@ def judge(
         evidence = judge_claim(claim, subject, setting)
         # A claim about two sizes is registered with the larger one.
         owner = subject if isinstance(subject, Measured) else subject[-1]
-        evidence.registered = read_deviations(owner.name).registration(evidence, owner.provenance)
+        if not (claim.level == "pair" and len(evidence.models) < 2):
+            evidence.registered = read_deviations(owner.name).registration(evidence, owner.provenance)
         record_property("claim", evidence.as_dict())
         _conclude(evidence, strict)
 

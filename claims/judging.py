@@ -46,6 +46,8 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting) -> Evidence:
         unit=claim.unit,
     )
     try:
+        if claim.level == "pair" and len(models) < 2:
+            raise NotApplicableError("replication needs two sizes of a family; give --model twice")
         result = claim.estimate(asked, setting)
     except InsufficientDataError as lack:
         evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)

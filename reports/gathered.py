@@ -59,9 +59,9 @@ class Gathered:
         """The claims whose verdict makes the exit status 1."""
         return [claim for claim in self.all() if not is_settled(claim)]
 
-    def broke_down(self, model: str) -> bool:
-        """Whether some claim on the model ended in an error instead of a verdict."""
-        return any(model in models for models in self.failed_without_evidence.values())
+    def broke_down(self, model: str) -> int:
+        """How many claims on the model ended in an error instead of a verdict."""
+        return sum(model in models for models in self.failed_without_evidence.values())
 
     def in_order(self, asked_for: Iterable[str]) -> list[str]:
         """The models that reported, in the order they were asked for."""

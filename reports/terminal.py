@@ -29,6 +29,8 @@ from reports.verdict_words import (
 
 NARROWEST = 120
 """Columns assumed where the output is no terminal, as in a log."""
+DIGITS = 3
+"""Significant digits in the table; the files have them all."""
 
 
 def write_summary(
@@ -59,11 +61,17 @@ def write_summary(
     if not complete:
         reporter.write_line("PARTIAL: the run ended before every claim was judged.", yellow=True, bold=True)
     width = reporter._tw.fullwidth if reporter.isatty else max(reporter._tw.fullwidth, NARROWEST)
+    reporter.write_line(_legend(gathered.all()))
+    reporter.write_line("")
     for columns in _tables(gathered, models):
         reporter._tw.write(_drawn(_table(gathered, columns), width, reporter.hasmarkup))
     for name in models:
         claims = gathered.of(name)
-        reporter.write_line(f"{name}: {_counts(claims)}. {trust(claims).sentence}")
+        if claims:
+            reporter.write_line(f"{name}: {_counts(claims)}. {trust(claims).sentence}")
+        if failed := gathered.broke_down(name):
+            are = "1 claim" if failed == 1 else f"{failed} claims"
+            reporter.write_line(f"{name}: {are} ended in an error and got no verdict.", red=True)
     for name, folder in zip(models, folders, strict=True):
         reporter.write_line(f"report on {name}: {folder / 'report.html'}")
     if blamed:
@@ -100,16 +108,27 @@ def _table(gathered: Gathered, columns: Sequence[tuple[str, ...]]) -> Table:
 
 
 def _cell(claim: Claim | None) -> Text:
+    """The verdict's symbol before the numbers, or its word where there are none; a star where it is registered."""
     if claim is None:
         return Text("")
     verdict = verdict_of(claim)
     appearance = APPEARANCES[verdict]
-    text = Text(f"{appearance.symbol} {verdict.value}", style=appearance.terminal)
+    text = Text(appearance.symbol, style=appearance.terminal)
     if is_registered(claim) and verdict is not Verdict.SUPPORTED:
-        text.append(" (registered)")
-    if claim["estimate"] is not None:
-        text.append(f" {number(claim['estimate'])}", style="bold").append(f" {interval_text(claim)}", style="not bold")
-    return text
+        text.append("*")
+    if claim["estimate"] is None:
+        return text.append(f" {verdict.value}")
+    text.append(f" {number(claim['estimate'], DIGITS)}", style="bold")
+    return text.append(f" {interval_text(claim, DIGITS)}", style="not bold")
+
+
+def _legend(claims: Sequence[Claim]) -> str:
+    """What the symbols stand for, of those that appear."""
+    present = {verdict_of(claim) for claim in claims}
+    parts = [f"{APPEARANCES[verdict].symbol} {verdict.value}" for verdict in Verdict if verdict in present]
+    if any(is_registered(claim) and verdict_of(claim) is not Verdict.SUPPORTED for claim in claims):
+        parts.append("* registered in claims/deviations/")
+    return "   ".join(parts)
 
 
 def _drawn(table: Table, width: int, colour: bool) -> str:

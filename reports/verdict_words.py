@@ -73,9 +73,9 @@ def is_judged(claim: Claim) -> bool:
 
 
 def is_registered(claim: Claim) -> bool:
-    """Whether the model's deviations file names this claim with the very verdict that it got."""
+    """Whether the model's deviations file names this claim, in this version, with the very verdict that it got."""
     registered = claim.get("registered")
-    return registered is not None and registered["verdict"] == claim["verdict"]
+    return registered is not None and bool(registered["matches"])
 
 
 def words(claim: Claim) -> str:
@@ -102,21 +102,23 @@ def is_settled(claim: Claim) -> bool:
     return registered is not None and not registered.get("conditions_met", True)
 
 
-def number(value: float | None) -> str:
-    """A number with four significant digits and a true minus sign: `1.234`, `−0.0021`, `3.10e−06`."""
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with so many significant digits and a true minus sign: `1.234`, `−0.0021`, `3.10e−06`."""
     if value is None:
         return ""
     if value == 0:
         return "0"
     if 1e4 <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−") if abs(value) >= 1e-4 else f"{value:.2e}".replace("-", "−")
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 2}e}"
+    return text.replace("-", "−")
 
 
-def interval_text(claim: Claim) -> str:
+def interval_text(claim: Claim, digits: int = 4) -> str:
     """The 95% interval in brackets, or nothing where there is none."""
     interval = claim.get("interval")
-    return f"[{number(interval['lower'])}, {number(interval['upper'])}]" if interval else ""
+    return f"[{number(interval['lower'], digits)}, {number(interval['upper'], digits)}]" if interval else ""
 
 
 def threshold_text(claim: Claim) -> str:

@@ -110,11 +110,12 @@ def test_d(judge): judge(models=("synthetic-small", "synthetic-tiny"), id="repli
             "*= the answer =*",
             "At 4 bits, groups of 128: perplexity was not measured on synthetic-small, so whether AWQ *is open.",
             "*= verdicts =*",
+            "✓ supported   ? inconclusive",
             "claim * supported if * synthetic-small * synthetic-tiny",
-            "payoff.honest@4 * above 1.02 * ? inconclusive 1.05 [[]0.95, 1.17[]]",
-            "payoff.layers@4 * above 1.02 * ✓ supported 1.3 [[]1.2, 1.42[]] * ✓ supported 1.3 [[]1.2, 1.42[]]",
+            "payoff.honest@4 * above 1.02 * ? 1.05 [[]0.95, 1.17[]]",
+            "payoff.layers@4 * above 1.02 * ✓ 1.3 [[]1.2, 1.42[]] * ✓ 1.3 [[]1.2, 1.42[]]",
             "claim * supported if * synthetic-small and synthetic-tiny",
-            "replication.profile * ✓ supported 1.3 [[]1.2, 1.42[]]",
+            "replication.profile * ✓ 1.3 [[]1.2, 1.42[]]",
             "synthetic-small: 2 supported, 1 inconclusive. With 3 claims judged*2 of 2 decided verdicts survive*",
             f"report on synthetic-small: {pytester.path}/reports/out/synthetic-small/report.html",
             "Exit status 1: 1 verdict neither supported nor registered in claims/deviations/: "
@@ -276,6 +277,7 @@ def measured(request):
         conftest=conftest,
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["synthetic-small: 1 claim ended in an error and got no verdict."])
     assert evidence(pytester)["complete"] is False
     (row,) = rows(page(pytester))["test_a_claim_that_breaks_down_is_shown_and_makes_the_evidence_incomplete.py::test_b"]
     assert row["result"] == "Error"

@@ -11,11 +11,13 @@ from reports.figures.palette import AWQ, MUTED, RTN
 from reports.linears import Array, Linears
 
 QUANTIZER_WORDS = {
-    "asym-g128": "asym-g128: groups of 128, as deployed",
-    "sym-channel": "sym-channel: one step per row, as AWQ-Diag",
+    "asym-g128": "asym-g128, as deployed",
+    "sym-channel": "sym-channel, one step per row as in AWQ-Diag",
 }
 OFFSET = 0.13
-"""Bits by which the two methods' marks stand apart, so that neither hides the other."""
+"""Bits by which the two methods' marks stand apart, so that neither hides the other.
+
+No line joins them: on so steep a slope a line moved to the right looks like one moved up."""
 
 
 def error_by_bits(measured: Measured) -> Drawing:
@@ -52,7 +54,7 @@ def _errors(axes: Axes, linears: Linears, quantizer: str, bits: list[int]) -> No
         (linears.awq_error, AWQ, "D", OFFSET, "AWQ"),
     ):
         values = [_finite(reading(quantizer, b)) for b in bits]
-        _marks(axes, np.array(bits) + shift, values, colour, marker, label)
+        _marks(axes, np.array(bits) + shift, values, colour, marker, label, joined=False)
     axes.set_xticks(bits)
     axes.tick_params(labelbottom=False)
     axes.yaxis.set_minor_formatter(lambda value, _: "")
@@ -61,7 +63,7 @@ def _errors(axes: Axes, linears: Linears, quantizer: str, bits: list[int]) -> No
 
 def _removed(axes: Axes, linears: Linears, quantizer: str, bits: list[int]) -> None:
     values = [_finite(100 * (1 - 1 / linears.reduction(quantizer, b))) for b in bits]
-    _marks(axes, np.array(bits, dtype=float), values, AWQ, "D", None)
+    _marks(axes, np.array(bits, dtype=float), values, AWQ, "D", None, joined=True)
     axes.axhline(0, color=MUTED, lw=0.9)
     axes.set_xticks(bits)
     axes.set_xlabel("bits")
@@ -70,14 +72,26 @@ def _removed(axes: Axes, linears: Linears, quantizer: str, bits: list[int]) -> N
     axes.grid(axis="y")
 
 
-def _marks(axes: Axes, x: Array, values: list[Array], colour: str, marker: str, label: str | None) -> None:
-    """Median and middle half of each column, joined by a line; columns that were not measured stay empty."""
+def _marks(
+    axes: Axes, x: Array, values: list[Array], colour: str, marker: str, label: str | None, *, joined: bool
+) -> None:
+    """Median and middle half of each column; columns that were not measured stay empty."""
     kept = [place for place, column in enumerate(values) if len(column)]
     if not kept:
         return
     quartiles = np.array([np.percentile(values[place], [25, 50, 75]) for place in kept])
     axes.vlines(x[kept], quartiles[:, 0], quartiles[:, 2], color=colour, lw=5, alpha=0.35)
-    axes.plot(x[kept], quartiles[:, 1], marker=marker, color=colour, lw=1.6, ms=6.5, mec="white", mew=0.8, label=label)
+    axes.plot(
+        x[kept],
+        quartiles[:, 1],
+        marker=marker,
+        color=colour,
+        lw=1.6 if joined else 0,
+        ms=6.5,
+        mec="white",
+        mew=0.8,
+        label=label,
+    )
 
 
 def _finite(values: Array) -> Array:

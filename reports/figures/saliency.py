@@ -59,8 +59,12 @@ def hockey_stick(measured: Measured) -> Drawing:
     )
     axes.set_xlabel("channels, sorted by importance (% of the linear's channels)")
     axes.set_ylabel("importance / median importance")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    low, high = axes.get_ylim()
+    # One, two and five in each decade; only one where there are many decades.
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    ticks = [step * 10.0**power for power in range(-5, 7) for step in steps if low <= step * 10.0**power <= high]
+    axes.set_yticks(ticks, [f"{tick:g}×" for tick in ticks])
+    axes.set_yticks([], minor=True)
     axes.grid(axis="y")
     return finish(figure, finding, reading)
 
