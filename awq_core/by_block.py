@@ -52,7 +52,7 @@ def estimate_by_block(
     estimate = cluster_estimate(
         pooled(rows, reduce), len(rows), resampled="blocks", seed=seed, logarithmic=logarithmic, **further
     )
-    shown = np.exp(values) if logarithmic else values
+    shown = values.copy(data=np.exp(values.values)) if logarithmic else values
     return with_parts(estimate, shown)
 
 

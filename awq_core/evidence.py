@@ -1,4 +1,4 @@
-"""What judging a claim yields: an estimate with its interval, a verdict, and everything a reader needs to check both."""
+"""What judging a claim yields: an estimate with its interval, a verdict, and all that a reader needs to check both."""
 
 from __future__ import annotations
 

@@ -58,9 +58,6 @@ class Estimate:
         """Chance of an estimate this far on its side of the threshold, were the truth on the threshold."""
         scale = (lambda v: math.log(max(v, 1e-300))) if self.logarithmic else (lambda v: v)
         edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
-        outside = self.value < (threshold.lower or -math.inf) or self.value > (
-            math.inf if threshold.upper is None else threshold.upper
-        )
         chances = []
         for edge in edges:
             distance = abs(scale(self.value) - scale(edge))
@@ -68,8 +65,8 @@ class Estimate:
                 chances.append(0.0 if distance > 0 else 1.0)
             else:
                 chances.append(float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
-        # Inside a two-sided threshold both edges must be cleared; outside, passing one is enough.
-        return min(chances) if outside else max(chances)
+        # Of two edges the nearer one decides: inside, both must be cleared; outside, the one that was passed.
+        return max(chances)
 
 
 def cluster_estimate(

@@ -54,4 +54,4 @@ class Measured:
     def for_claim(self, claim_id: str) -> Measured:
         """What a claim is judged on: the measurements themselves, or the planted scenario that plants its effect."""
         scenario = self.provenance.get("scenario_of_claim", {}).get(claim_id)
-        return self.scenarios[scenario] if scenario in self.scenarios else self
+        return self.scenarios.get(scenario, self)

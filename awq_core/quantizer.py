@@ -78,7 +78,7 @@ def quantize_rows(weight: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: if `bits` is out of range.
     """
-    _check_bits(bits)
+    _check_bits(bits, least=2)
     half = 2 ** (bits - 1)
     steps = weight.abs().amax(dim=-1, keepdim=True) / half  # (..., out, 1)
     steps = torch.where(steps > 0, steps, torch.ones_like(steps))
@@ -98,6 +98,6 @@ def round_to_nearest(weight: Tensor, quantizer: QuantizerName, bits: int) -> Ten
     raise ValueError(f"quantizer must be asym-g128 or sym-channel, got {quantizer!r}")
 
 
-def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits must be from 1 to 16, got {bits}")
+def _check_bits(bits: int, least: int = 1) -> None:
+    if not least <= bits <= 16:
+        raise ValueError(f"bits must be from {least} to 16, got {bits}")

@@ -23,7 +23,9 @@ def importance(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """`I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width."""
     channels = measured.channels
     magnitude = channels["magnitude"].sel(split=split).sel(site=channels["linear_site"])
-    return (channels["weight_size"] * magnitude).reset_coords(["site", "site_block", "site_role", "site_width"], drop=True)
+    return (channels["weight_size"] * magnitude).reset_coords(
+        ["site", "site_block", "site_role", "site_width"], drop=True
+    )
 
 
 def top_share(measured: Measured, split: str = "heldout") -> xr.DataArray:
@@ -113,6 +115,11 @@ def window_differences(measured: Measured, strategy: str, variable: str = "windo
     if variable == "window_loss":
         values = values - measured.losses[variable].sel(strategy="full").values
     return values
+
+
+def natural_log(values: xr.DataArray) -> xr.DataArray:
+    """ln of every value, labels kept."""
+    return values.copy(data=np.log(values.values))
 
 
 def _per_linear(values: xr.DataArray, function: Callable[[np.ndarray], float]) -> xr.DataArray:

@@ -17,8 +17,8 @@ import xarray as xr
 
 from awq_core.architecture import Architecture, blocks_of, linear
 from awq_core.block_search import FoundScale, rounded
-from awq_core.folding import Parameters, fold_block
 from awq_core.choices import best_alpha, constant_alpha
+from awq_core.folding import Parameters, fold_block
 from awq_core.scales import linear_scales, scaled_round_to_nearest
 
 
@@ -81,7 +81,9 @@ def strategies(
     return listed
 
 
-def folded_parameters(model: Any, architecture: Architecture, scales: list[FoundScale]) -> tuple[Parameters, Parameters]:
+def folded_parameters(
+    model: Any, architecture: Architecture, scales: list[FoundScale]
+) -> tuple[Parameters, Parameters]:
     """Parameters of the whole model after folding, before rounding: `(linear weights, norms and biases)`."""
     linears: Parameters = {}
     others: Parameters = {}

@@ -7,7 +7,7 @@ results are alive, and a block can be run again (for what needs a first pass's r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ BATCH_TOKENS = 4096
 """Tokens in one forward pass of a block."""
 
 
-class _ReachedFirstBlock(Exception):
+class _ReachedFirstBlock(Exception):  # noqa: N818 -- a signal, not an error
     """Stops the model's forward pass once the first block's input is known."""
 
 
@@ -101,11 +101,8 @@ class BlockStream:
             kept.append(args[0] if args else kwargs["hidden_states"])
             raise _ReachedFirstBlock
 
-        with torch.no_grad(), _hooked(self.modules[0], stop):
-            try:
-                self.model(input_ids=batch, use_cache=False)
-            except _ReachedFirstBlock:
-                pass
+        with torch.no_grad(), _hooked(self.modules[0], stop), suppress(_ReachedFirstBlock):
+            self.model(input_ids=batch, use_cache=False)
         return kept[0]
 
 

@@ -54,9 +54,7 @@ def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting) -> Esti
         further_variance=float(seeds.var(ddof=1)) / len(seeds),
         further_degrees=len(seeds) - 1,
     )
-    return named(
-        estimate, None, {"the model's own": float(mine(everything)), "its twins' mean": float(seeds.mean())}
-    )
+    return named(estimate, None, {"the model's own": float(mine(everything)), "its twins' mean": float(seeds.mean())})
 
 
 def _reduced(values: Callable[[Measured], xr.DataArray], reduce: Callable[..., np.ndarray]) -> ByBlock:

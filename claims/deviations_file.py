@@ -87,14 +87,12 @@ def read_deviations(model: str, folder: Path = FOLDER) -> Deviations:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         conditions = dict(data["conditions"])
         entries = [
-            Registered(
-                entry["claim"], entry.get("bits"), entry["version"], Verdict(entry["verdict"]), entry["reason"]
-            )
+            Registered(entry["claim"], entry.get("bits"), entry["version"], Verdict(entry["verdict"]), entry["reason"])
             for entry in data.get("verdict", [])
         ]
     except (tomllib.TOMLDecodeError, KeyError, ValueError) as problem:
         raise DeviationsError(f"{path}: {problem}") from None
-    known = {key for claim in REGISTRY.values() for key in claim.keys()}
+    known = {key for claim in REGISTRY.values() for key in claim.keys()}  # noqa: SIM118 -- not a dict
     by_key: dict[str, Registered] = {}
     for entry in entries:
         key = entry.claim if entry.bits is None else f"{entry.claim}@{entry.bits}"

@@ -10,9 +10,7 @@ from awq_core.readings import best_alpha, error_at
 from claims.claim import Setting
 
 
-def captured_by_prediction(
-    measured: Measured, setting: Setting, share: xr.DataArray, alpha: xr.DataArray
-) -> float:
+def captured_by_prediction(measured: Measured, setting: Setting, share: xr.DataArray, alpha: xr.DataArray) -> float:
     """Share of the per-linear search's held-out gain that predicted exponents keep.
 
     A straight line from top-1% share to best exponent is fitted to all other linears, and its value, rounded

@@ -13,7 +13,7 @@ from awq_core.importance import SMALLEST_WIDTH
 from awq_core.intervals import Estimate, InsufficientDataError, cluster_estimate
 from awq_core.judgement import verdict_of
 from awq_core.measured import Measured
-from awq_core.readings import OUTLIER_FAMILIES, is_outlier_family, reduction, window_differences
+from awq_core.readings import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
 from claims.claim import NotApplicableError, Setting
 
 WORTH_RECOVERING = 0.01
@@ -81,7 +81,7 @@ def worth_recovering(measured: Measured, setting: Setting) -> None:
 
 def layers_gain(measured: Measured, setting: Setting) -> Estimate:
     """Geometric mean over linears of the held-out reduction: the estimate of `payoff.layers`."""
-    values = np.log(reduction(measured, setting.quantizer, setting.precision))
+    values = natural_log(reduction(measured, setting.quantizer, setting.precision))
     return estimate_by_block(values, seed=setting.seed, logarithmic=True)
 
 

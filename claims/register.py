@@ -15,7 +15,7 @@ from pathlib import Path
 from awq_core.evidence import Evidence
 from claims.deviations_file import FOLDER, DeviationsError, read_deviations, write_deviations
 
-GROUPS = "concentration outliers learned localization payoff replication constant_alpha".split()
+GROUPS = ["concentration", "outliers", "learned", "localization", "payoff", "replication", "constant_alpha"]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from awq_core.by_block import estimate_by_block
 from awq_core.intervals import Estimate, jackknife_estimate
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, hockey_stick, large_channels, top_share
+from awq_core.readings import enrichment, hockey_stick, large_channels, natural_log, top_share
 from claims.claim import Setting, claim
 from claims.readers import highest_on_calibration, named, wide_enough
 
@@ -36,7 +36,7 @@ def test_some_layer(measured: Measured, setting: Setting) -> Estimate:
     unit="times its part",
 )
 def test_typical_layer(measured: Measured, setting: Setting) -> Estimate:
-    values = np.log(wide_enough(enrichment(measured)))
+    values = natural_log(wide_enough(enrichment(measured)))
     estimate = estimate_by_block(values, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
     return named(estimate, None, {"median raw share of the top 1%": float(top_share(measured).median())})
 
@@ -49,7 +49,7 @@ def test_typical_layer(measured: Measured, setting: Setting) -> Estimate:
     unit="times the median",
 )
 def test_hockey_stick(measured: Measured, setting: Setting) -> Estimate:
-    values = np.log(wide_enough(hockey_stick(measured)))
+    values = natural_log(wide_enough(hockey_stick(measured)))
     return estimate_by_block(values, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
 
 

@@ -6,7 +6,7 @@ import xarray as xr
 from awq_core.by_block import as_blocks, estimate_by_block, spearman_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import best_alpha, constant_alpha, error_at, top_share, window_differences
+from awq_core.readings import best_alpha, constant_alpha, error_at, natural_log, top_share, window_differences
 from claims.claim import Setting, claim
 from claims.prediction import captured_by_prediction
 from claims.readers import mean_over_windows, named, where_layers_gain, wide_enough, worth_recovering
@@ -103,7 +103,7 @@ def test_predictor(measured: Measured, setting: Setting) -> Estimate:
 def test_half(measured: Measured, setting: Setting) -> Estimate:
     where_layers_gain(measured, setting)
     best = errors_of(measured, setting, best_alpha(measured, setting.quantizer, setting.precision))
-    ratio = np.log(errors_of(measured, setting, 0.5) / best)
+    ratio = natural_log(errors_of(measured, setting, 0.5) / best)
     return estimate_by_block(ratio, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
 
 
@@ -116,5 +116,5 @@ def test_half(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_one_is_too_much(measured: Measured, setting: Setting) -> Estimate:
-    ratio = np.log(errors_of(measured, setting, 1.0) / errors_of(measured, setting, 0.5))
+    ratio = natural_log(errors_of(measured, setting, 1.0) / errors_of(measured, setting, 0.5))
     return estimate_by_block(ratio, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)

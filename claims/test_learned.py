@@ -4,14 +4,15 @@ An untrained network already has heavy tails at o and down; only the difference 
 """
 
 import numpy as np
+import xarray as xr
 
 from awq_core.intervals import Estimate
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, magnitude_spread, mean_kurtosis, reduction
+from awq_core.readings import enrichment, magnitude_spread, mean_kurtosis, natural_log, reduction
+from claims.against_twin import mean_over_linears, median_over_linears, minus_twin
 from claims.claim import Setting, claim
 from claims.localized import log_kurtosis_ratio
 from claims.readers import outlier_families, wide_enough
-from claims.against_twin import mean_over_linears, median_over_linears, minus_twin
 
 SOURCE = "design: an untrained network already has its outliers in o and down"
 
@@ -24,7 +25,7 @@ SOURCE = "design: an untrained network already has its outliers in o and down"
     unit="ln enrichment over the twin's",
 )
 def test_concentration(measured: Measured, setting: Setting) -> Estimate:
-    return minus_twin(measured, median_over_linears(lambda m: np.log(wide_enough(enrichment(m)))), setting)
+    return minus_twin(measured, median_over_linears(lambda m: natural_log(wide_enough(enrichment(m)))), setting)
 
 
 @claim(
@@ -35,10 +36,10 @@ def test_concentration(measured: Measured, setting: Setting) -> Estimate:
     unit="ln(1 + kurtosis) over the twin's",
 )
 def test_outliers(measured: Measured, setting: Setting) -> Estimate:
-    def tails(m: Measured):  # noqa: ANN202
+    def tails(m: Measured) -> xr.DataArray:
         kurtosis = mean_kurtosis(m)
         inside = np.flatnonzero(outlier_families(kurtosis).values)
-        return np.log1p(kurtosis.isel(linear=inside).clip(min=0))
+        return natural_log(1 + kurtosis.isel(linear=inside).clip(min=0))
 
     return minus_twin(measured, mean_over_linears(tails), setting)
 
@@ -74,5 +75,5 @@ def test_localization(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_payoff(measured: Measured, setting: Setting) -> Estimate:
-    gain = mean_over_linears(lambda m: np.log(reduction(m, setting.quantizer, setting.precision)))
+    gain = mean_over_linears(lambda m: natural_log(reduction(m, setting.quantizer, setting.precision)))
     return minus_twin(measured, gain, setting)

@@ -7,7 +7,7 @@ import numpy as np
 from awq_core.by_block import contrast_by_block, spearman_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, mean_kurtosis, reduction
+from awq_core.readings import enrichment, mean_kurtosis, natural_log, reduction
 from claims.claim import Parts, Setting, claim
 from claims.localized import benefit_difference, log_kurtosis_ratio
 from claims.readers import named, outlier_families, wide_enough
@@ -35,7 +35,7 @@ def test_kurtosis(measured: Measured, setting: Setting) -> Estimate:
     unit="ln enrichment over the rest's",
 )
 def test_importance(measured: Measured, setting: Setting) -> Estimate:
-    values = np.log(wide_enough(enrichment(measured)))
+    values = natural_log(wide_enough(enrichment(measured)))
     return contrast_by_block(values, outlier_families(values), seed=setting.seed)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from awq_core.by_block import estimate_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import reduction, window_differences
+from awq_core.readings import natural_log, reduction, window_differences
 from claims.claim import Setting, claim
 from claims.readers import (
     highest_on_calibration,
@@ -80,8 +80,8 @@ def test_one_layer(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_honest(measured: Measured, setting: Setting) -> Estimate:
     where_layers_gain(measured, setting)
-    heldout = np.log(reduction(measured, setting.quantizer, setting.precision))
-    calibration = np.log(reduction(measured, setting.quantizer, setting.precision, split="calibration"))
+    heldout = natural_log(reduction(measured, setting.quantizer, setting.precision))
+    calibration = natural_log(reduction(measured, setting.quantizer, setting.precision, split="calibration"))
     return estimate_by_block(heldout - 0.8 * calibration, seed=setting.seed)
 
 
@@ -121,7 +121,9 @@ def test_logits(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     rtn = window_differences(measured, f"rtn-{setting.bits}", "window_kl")
     awq = window_differences(measured, f"awq-block-{setting.bits}", "window_kl")
-    return named(mean_over_windows(awq - 0.95 * rtn, setting), None, {"RTN": float(rtn.mean()), "AWQ": float(awq.mean())})
+    return named(
+        mean_over_windows(awq - 0.95 * rtn, setting), None, {"RTN": float(rtn.mean()), "AWQ": float(awq.mean())}
+    )
 
 
 @claim(

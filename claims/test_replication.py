@@ -1,7 +1,7 @@
 """Replication: another size of the same family tells the same story."""
 
 from awq_core.intervals import Estimate
-from claims.agreement import profile_correlation, agreeing_verdicts
+from claims.agreement import agreeing_verdicts, profile_correlation
 from claims.claim import Parts, Reported, Setting, claim
 from claims.localized import benefit_difference
 from claims.pairs import Pair

@@ -65,7 +65,7 @@ def test_disk_holds_the_download() -> None:
 
 def test_a_small_context_shortens_the_windows() -> None:
     calibration, heldout, window = cost.token_counts(replace(QWEN, context=100), EFFORTS["standard"])
-    assert (calibration, heldout, window) == (32_768, 128 * 100, 100)
+    assert (calibration, heldout, window) == (32_768, 262_144, 100)
 
 
 def test_the_header_s_lines() -> None:

@@ -19,8 +19,8 @@ def texts(calibration: str | list[str], heldout: str | list[str], notes: tuple[s
 
 def test_the_efforts_are_the_registered_ones() -> None:
     assert {
-        "quick": Effort("quick", 16384, 256, 64, 512),
-        "standard": Effort("standard", 32768, 512, 128, 2048),
+        "quick": Effort("quick", 16384, 256, 32768, 512),
+        "standard": Effort("standard", 32768, 512, 262144, 2048),
         "paper": Effort("paper", 65536, 512, None, 2048),
     } == EFFORTS
     assert default_effort("cpu").name == "quick"
@@ -111,7 +111,7 @@ def test_a_run_s_tokens_have_the_effort_s_shapes() -> None:
 def test_a_small_context_shortens_sequences_and_windows() -> None:
     chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 40_000), EFFORTS["standard"], 128, 260)
     assert chosen.calibration.shape == (256, 128)
-    assert chosen.heldout.shape == (128, 128)
+    assert chosen.heldout.shape == (312, 128)  # all that the text has
     assert chosen.notes == ()
 
 
@@ -133,7 +133,7 @@ def test_short_texts_are_used_whole_with_a_note() -> None:
     assert chosen.heldout.shape == (20, 512)
     assert chosen.notes == (
         "the calibration text has 2048 tokens, quick asks for 16384",
-        "the held-out text has 20 windows, quick asks for 64",
+        "the held-out text has 20 windows of 512 tokens, quick asks for 64",
     )
 
 

@@ -1,0 +1,36 @@
+# Two entry points, each doing all of its set-up on a machine with Python 3.11 or newer and make:
+#   make claims               measure the embedded models, judge the claims, write the reports
+#   make claims MODEL=NAME    the same for another model: an alias, a hub id or a folder
+#   make test                 everything that must pass: lint, types, tests, controls, embedded claims
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+READY = $(VENV)/.ready
+
+.PHONY: claims test lint types setup clean
+
+claims: $(READY)
+	$(VENV)/bin/pytest claims $(if $(MODEL),--model $(MODEL)) $(OPTIONS)
+
+test: $(READY) lint types
+	$(VENV)/bin/pytest tests claims/quantizer_math
+	$(VENV)/bin/pytest claims --ignore=claims/quantizer_math
+
+lint: $(READY)
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(READY)
+	$(RUN) mypy
+
+setup: $(READY)
+
+# Torch first, at the pinned version: a range would let pip fetch the newest build with its CUDA packages.
+$(READY): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --constraint constraints.txt torch
+	$(RUN) pip install --quiet --constraint constraints.txt --editable '.[development]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) reports/out
