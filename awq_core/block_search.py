@@ -96,10 +96,10 @@ class _ModuleInputs:
             module.register_forward_hook(self._keep(path), with_kwargs=True) for path, module in self.modules.items()
         ]
         sums: dict[str, Tensor] = {}
-        tokens = 0
+        self.tokens = 0
         try:
             for _, sites in stream.passes(block, "calibration"):
-                tokens += len(next(iter(sites.values())))
+                self.tokens += len(next(iter(sites.values())))
                 for role, x in sites.items():
                     total, moment = x.abs().sum(dim=0, dtype=torch.float64), x.T @ x  # (in,), (in, in)
                     sums[role] = sums.get(role, 0) + total
@@ -107,7 +107,7 @@ class _ModuleInputs:
         finally:
             for handle in handles:
                 handle.remove()
-        self.magnitudes = {role: total / tokens for role, total in sums.items()}
+        self.magnitudes = {role: total / self.tokens for role, total in sums.items()}
 
     def _keep(self, path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -142,7 +142,8 @@ def _search_group(
                 losses.append(inputs.module_loss(fold.inspected))
         else:
             difference = quantized[0] - linears[0].weight.detach()
-            losses.append(float(summed_squared_output(difference, inputs.second_moments[fold.role])))
+            summed = float(summed_squared_output(difference, inputs.second_moments[fold.role]))
+            losses.append(summed / (inputs.tokens * len(difference)))
     if not np.isfinite(losses).all():
         raise MeasurementError(f"block {block}, {fold.role}: the block-level search met a NaN or infinite loss")
     best = int(np.argmin(losses))

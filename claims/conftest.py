@@ -75,7 +75,7 @@ def _conclude(evidence: Evidence, strict: bool) -> None:
             f"{evidence.key} on {' and '.join(evidence.models)}: registered as {registered['verdict']} "
             f"(version {registered['version']}), now {verdict} (version {evidence.version})"
         )
-        if registered["conditions_met"]:
+        if registered["conditions_met"] or (strict and verdict is Verdict.INCONCLUSIVE):
             pytest.fail(f"{change}\n{failure_message(evidence)}", pytrace=False)
         warnings.warn(ChangedVerdictWarning(f"{change}; measured under other conditions"), stacklevel=1)
         return

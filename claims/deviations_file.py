@@ -74,13 +74,13 @@ class Deviations:
         }
 
 
-def read_deviations(model: str, folder: Path = FOLDER) -> Deviations:
+def read_deviations(model: str, folder: Path | None = None) -> Deviations:
     """A model's deviations; empty where it has no file.
 
     Raises:
         DeviationsError: for a file that is not valid, or an entry that matches no claim.
     """
-    path = folder / f"{model}.toml"
+    path = (folder or FOLDER) / f"{model}.toml"
     if not path.exists():
         return Deviations({}, {})
     try:
@@ -90,7 +90,9 @@ def read_deviations(model: str, folder: Path = FOLDER) -> Deviations:
             Registered(entry["claim"], entry.get("bits"), entry["version"], Verdict(entry["verdict"]), entry["reason"])
             for entry in data.get("verdict", [])
         ]
-    except (tomllib.TOMLDecodeError, KeyError, ValueError) as problem:
+    except KeyError as problem:
+        raise DeviationsError(f"{path}: {problem} is missing") from None
+    except (ValueError, TypeError) as problem:  # a TOMLDecodeError is a ValueError
         raise DeviationsError(f"{path}: {problem}") from None
     known = {key for claim in REGISTRY.values() for key in claim.keys()}  # noqa: SIM118 -- not a dict
     by_key: dict[str, Registered] = {}

@@ -1,0 +1,88 @@
+"""The official block-level scale search, written again from its description: slowly, one group and exponent at a time.
+
+Per group of linears that read one input: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with alpha = 0, 0.05 ...
+0.95; the group's weights become `Q(W s) / s`, the inspected module runs on the inputs that it had in the
+full-precision model, and the exponent with the least mean squared change of its output wins. The linear itself is
+inspected for o and down, and it is replayed like any other module. Nothing of `awq_core` is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ALPHAS = [i / 20 for i in range(20)]
+
+GROUPS = [
+    ("self_attn", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    ("self_attn.o_proj", ["self_attn.o_proj"]),
+    ("mlp", ["mlp.gate_proj", "mlp.up_proj"]),
+    ("mlp.down_proj", ["mlp.down_proj"]),
+]
+
+
+def quantized(weight: Tensor, bits: int) -> Tensor:
+    """Asymmetric groups along the input, as llm-awq's `pseudo_quantize_tensor`."""
+    width = weight.shape[1]
+    sizes = [128] if width % 128 == 0 else [d for d in range(128, 31, -1) if width % d == 0] or [width]
+    groups = weight.reshape(-1, sizes[0])
+    largest, smallest = groups.max(dim=1, keepdim=True).values, groups.min(dim=1, keepdim=True).values
+    top = 2**bits - 1
+    step = (largest - smallest).clamp(min=1e-5) / top
+    zero = (-torch.round(smallest / step)).clamp(0, top)
+    return ((torch.clamp(torch.round(groups / step) + zero, 0, top) - zero) * step).reshape(weight.shape)
+
+
+def search(model: Any, ids: Tensor, bits: int) -> dict[tuple[int, str], dict[float, float]]:
+    """Loss of every exponent, by block and inspected module.
+
+    Args:
+        model: a Llama- or Qwen2-shaped model.
+        ids: calibration tokens `[sequences, length]`.
+        bits: precision.
+    """
+    losses = {}
+    for index, block in enumerate(model.model.layers):
+        for inspected, paths in GROUPS:
+            linears = [block.get_submodule(path) for path in paths]
+            if inspected == "self_attn.o_proj" and block.self_attn.v_proj.out_features != linears[0].in_features:
+                continue  # grouped-query attention: v cannot absorb o's scales
+            losses[index, inspected] = _search_group(model, block.get_submodule(inspected), linears, ids, bits)
+    return losses
+
+
+def _search_group(
+    model: Any, inspected: nn.Module, linears: list[nn.Linear], ids: Tensor, bits: int
+) -> dict[float, float]:
+    calls: list[tuple[Any, Any, Tensor]] = []
+    inputs: list[Tensor] = []
+    handles = [
+        inspected.register_forward_hook(
+            lambda _, args, kwargs, output: calls.append((args, kwargs, _first(output))), with_kwargs=True
+        ),
+        linears[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, -2))),
+    ]
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    magnitude = torch.cat(inputs).abs().mean(dim=0)
+    ((args, kwargs, expected),) = calls
+    originals = [module.weight.detach().clone() for module in linears]
+    losses = {}
+    for alpha in ALPHAS:
+        scale = magnitude.pow(alpha).clamp(min=1e-4)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        with torch.no_grad():
+            for module, original in zip(linears, originals, strict=True):
+                module.weight.copy_(quantized(original * scale, bits) / scale)
+            losses[alpha] = float((_first(inspected(*args, **kwargs)) - expected).pow(2).mean())
+            for module, original in zip(linears, originals, strict=True):
+                module.weight.copy_(original)
+    return losses
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
