@@ -10,9 +10,9 @@ import pytest
 
 # pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
 # what those sessions need is imported here, before the first of them.
-import claims.register
+import claims.register  # noqa: F401
 import fixtures.opening
-import fixtures.plugin
+import fixtures.plugin  # noqa: F401
 import reports.plugin  # noqa: F401
 from tests.tiny_models import write_model
 
@@ -25,7 +25,7 @@ SHAPE = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
-WORDS = "the quick brown fox jumps over lazy dogs while seven wizards quietly boil green soup for their guests".split()
+WORDS = ("quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "seven", "wizards", "boil", "green", "soup")
 
 
 def text(words: int, seed: int) -> str:

@@ -1,7 +1,10 @@
 """The measurement cache: what makes an entry stale, what damages one, and that none is ever half-written."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +207,15 @@ def test_a_stop_between_two_files_leaves_no_entry(survived, earlier, end, tmp_pa
     assert lines == []
 
 
+def test_what_a_killed_process_left_is_cleared_away(cache, measure):
+    entry(cache).mkdir(parents=True)
+    (entry(cache) / "channels.0123.tmp").write_bytes(b"half")
+    (entry(cache) / "channels.nc").write_bytes(b"whole, but without its checksum")
+    assert not cache.holds(KEY, NAMES)
+    cache.datasets(KEY, NAMES, measure)
+    assert files(cache) == WHOLE
+
+
 def test_a_refresh_measures_again_once_in_a_run(tmp_path, measure):
     MeasurementCache(tmp_path).datasets(KEY, NAMES, measure)
     again = MeasurementCache(tmp_path, refresh=True)
@@ -247,9 +259,6 @@ def test_of_several_that_want_the_same_only_one_measures(tmp_path):
 
 
 def test_another_process_waits_for_the_one_that_measures(tmp_path):
-    import subprocess
-    import sys
-
     program = """
 import sys
 from fixtures.cache import MeasurementCache
@@ -261,7 +270,7 @@ sys.stdin.readline()
 print(found["x"].item())
 """
     root = Path(fixtures.cache.__file__).resolve().parent.parent
-    environment = {**__import__("os").environ, "AWQ_CLAIMS_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
+    environment = {**os.environ, "AWQ_CLAIMS_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
