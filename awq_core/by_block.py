@@ -22,8 +22,13 @@ def as_blocks(values: xr.DataArray, keep: np.ndarray | None = None) -> np.ndarra
     Args:
         values: `(linear,)` with `linear_block`, or `(site,)` with `site_block`.
         keep: `(linear,)` booleans; the others become NaN.
+
+    Raises:
+        ValueError: if a value is NaN: an error, never a linear to leave out.
     """
     dimension = str(values.dims[0])
+    if np.isnan(values.values).any():
+        raise ValueError("a reading of the measurements is NaN")
     blocks = values[f"{dimension}_block"].values
     array = np.where(keep, values.values, np.nan) if keep is not None else values.values.astype(float)
     rows = [array[blocks == block] for block in np.unique(blocks)]

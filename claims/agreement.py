@@ -40,7 +40,7 @@ def agreeing_verdicts(pair: Pair, setting: Setting) -> Reported:
         if claim.level == "pair" or claim.threshold is None:
             continue
         for bits in claim.bits or (None,):
-            verdicts = [judge(claim, m, Setting(bits, seed=setting.seed)).verdict for m in pair]
+            verdicts = [judge(claim, m, Setting(bits, seed=setting.seed), beside=False).verdict for m in pair]
             if Verdict.NOT_APPLICABLE in verdicts or Verdict.INSUFFICIENT in verdicts:
                 continue
             compared += 1

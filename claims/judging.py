@@ -20,10 +20,16 @@ DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
 """AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
 
 
-def judge(claim: Claim, subject: Measured | Pair, setting: Setting) -> Evidence:
+def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: bool = True) -> Evidence:
     """Judge one claim on one model, or on two sizes of a family.
 
     A planted control answers with the scenario that the claim names.
+
+    Args:
+        claim: the claim.
+        subject: one model's measurements, or two sizes' with the smaller first.
+        setting: precision and seed of the run.
+        beside: also read what stands beside the verdict: the untrained twin, and AWQ-Diag's quantizer.
 
     Raises:
         ValueError: if an estimate is NaN: an error, never a verdict.
@@ -61,7 +67,7 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting) -> Evidence:
     assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
     parts = result if isinstance(result, dict) else {"": result}
     _decide(evidence, parts, claim.threshold)
-    if claim.level == "layer":
+    if beside and claim.level == "layer":
         evidence.twin_estimate = _on_twins(claim, models[0], setting)
         if setting.bits is not None:
             evidence.details |= _diagnostic_reading(claim, models[0], setting.seed)

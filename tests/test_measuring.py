@@ -260,9 +260,7 @@ def test_measuring_changes_no_parameter(folder, tmp_path, monkeypatch):
         assert torch.equal(after[name], value), name
 
 
-@pytest.mark.parametrize(
-    ("calibration", "heldout"), [((3, 64), (16, 24)), ((40, 8), (17, 100)), ((1, 128), (33, 16))]
-)
+@pytest.mark.parametrize(("calibration", "heldout"), [((3, 64), (16, 24)), ((40, 8), (17, 100)), ((1, 128), (33, 16))])
 def test_calibration_and_heldout_text_may_differ_in_length_and_number(calibration, heldout, folder, tmp_path):
     model = measurement(folder, tmp_path, selection(calibration, heldout))
     channels, errors = model._layers()
