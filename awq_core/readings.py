@@ -106,14 +106,21 @@ def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldo
 
 
 def _error_table(measured: Measured, quantizer: str, bits: int, split: str) -> np.ndarray:
-    """Errors `[linears, alphas]`. Plain indexing: a judgement reads hundreds of these, and labels cost milliseconds."""
+    """Errors `[linears, alphas]`. Plain indexing: a judgement reads hundreds of these, and labels cost milliseconds.
+
+    Raises:
+        ValueError: if an error is NaN: the comparisons that follow would take it for no gain.
+    """
     errors = measured.errors
     at = {
         "quantizer": errors["quantizer"].values.tolist().index(quantizer),
         "bits": errors["bits"].values.tolist().index(bits),
         "split": errors["split"].values.tolist().index(split),
     }
-    return errors["output_error"].variable.isel(at).transpose("linear", "alpha").values
+    table = errors["output_error"].variable.isel(at).transpose("linear", "alpha").values
+    if np.isnan(table).any():
+        raise ValueError("an output error in the measurements is NaN")
+    return table
 
 
 def _per_linear_error(measured: Measured, values: np.ndarray) -> xr.DataArray:

@@ -9,7 +9,8 @@ from awq_core.evidence import Verdict
 from awq_core.intervals import Estimate, two_sample_jackknife
 from awq_core.measured import Measured
 from awq_core.readings import site_kurtosis
-from claims.claim import REGISTRY, Reported, Setting
+from claims.catalogue import whole_catalogue
+from claims.claim import Reported, Setting
 from claims.judging import judge
 from claims.pairs import Pair
 
@@ -36,7 +37,7 @@ def agreeing_verdicts(pair: Pair, setting: Setting) -> Reported:
     """The share of claims on which the sizes have the same verdict, and each claim's two verdicts."""
     table: dict[str, float | str] = {}
     same = compared = 0
-    for claim in REGISTRY.values():
+    for claim in whole_catalogue().values():
         if claim.level == "pair" or claim.threshold is None:
             continue
         for bits in claim.bits or (None,):

@@ -57,7 +57,8 @@ def judge(
         evidence = judge_claim(claim, subject, setting)
         # A claim about two sizes is registered with the larger one.
         owner = subject if isinstance(subject, Measured) else subject[-1]
-        if not (claim.level == "pair" and len(evidence.models) < 2):
+        alone = claim.level == "pair" and len(evidence.models) < 2
+        if evidence.verdict is not Verdict.REPORTED and not alone:
             evidence.registered = read_deviations(owner.name).registration(evidence, owner.provenance)
         record_property("claim", evidence.as_dict())
         _conclude(evidence, strict)

@@ -6,6 +6,7 @@ supported, under stated conditions. Under the same conditions any change fails; 
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from awq_core.evidence import Evidence, Verdict
-from claims.claim import REGISTRY
+from claims.catalogue import whole_catalogue
 
 FOLDER = Path(__file__).parent / "deviations"
 CONDITIONS = ("effort", "dtype", "seed", "calibration_hash", "heldout_hash", "weights_hash")
@@ -94,7 +95,7 @@ def read_deviations(model: str, folder: Path | None = None) -> Deviations:
         raise DeviationsError(f"{path}: {problem} is missing") from None
     except (ValueError, TypeError) as problem:  # a TOMLDecodeError is a ValueError
         raise DeviationsError(f"{path}: {problem}") from None
-    known = {key for claim in REGISTRY.values() for key in claim.keys()}  # noqa: SIM118 -- not a dict
+    known = {key for claim in whole_catalogue().values() for key in claim.keys()}  # noqa: SIM118 -- not a dict
     by_key: dict[str, Registered] = {}
     for entry in entries:
         key = entry.claim if entry.bits is None else f"{entry.claim}@{entry.bits}"
@@ -150,4 +151,4 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(str(value), ensure_ascii=False)  # TOML's basic strings escape as JSON's do

@@ -90,7 +90,7 @@ def set_errors(measured: Measured, value: float, *, families: tuple[str, ...] | 
 def set_losses(measured: Measured, strategy: str, values: np.ndarray | float, variable: str = "window_loss") -> None:
     """Set a strategy's windows."""
     assert measured.losses is not None
-    measured.losses[variable].loc[dict(strategy=strategy)] = values
+    measured.losses[variable].loc[{"strategy": strategy}] = values
 
 
 def _linears(blocks: int) -> list[tuple[int, str]]:

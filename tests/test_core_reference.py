@@ -27,6 +27,7 @@ from fixtures.texts.effort import EFFORTS
 from fixtures.texts.tokens import select_tokens
 from reports.diagnostic_file import diagnostic
 from tests import reference_block_search
+from tests import reference_diagnostic as reference
 from tests.reference_diagnostic import disagreements, reference_layers
 
 SHAPE: dict[str, Any] = {
@@ -289,9 +290,7 @@ def test_strategies_hold_the_weights_that_their_names_promise(
     grouped_query_case: tuple[Any, list[Strategy], dict[int, list[FoundScale]], Measured],
 ) -> None:
     """Against the reference's own `Q(W s) / s`, with magnitudes and exponents read off the reference's inputs."""
-    from tests import reference_diagnostic as reference
-
-    model, listed, _, measured = grouped_query_case
+    model, listed, _, _ = grouped_query_case
     inputs = reference.captured_inputs(model, tokens(6))
     layers = reference_layers(model, tokens(6))
     curves = np.array([[layer["asym_g128_curves"][str(b)] for b in (3, 4)] for layer in layers.values()])

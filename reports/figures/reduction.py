@@ -16,6 +16,8 @@ from reports.figures.palette import GAIN_SHADES, INK, MUTED, family_colour, fami
 from reports.linears import Array, Linears
 
 BITS = 3
+WORTH_NAMING = 0.05
+"""The catalogue's threshold for the benefit's place (`localization.benefit-mean`): less is not called more."""
 """AWQ-Diag's reading; the claims are judged at 4 bits as well."""
 READ_AS = (
     "Reduction of the squared output error, e(RTN) / e(AWQ), at 3 bits on held-out tokens, each linear's exponent "
@@ -193,6 +195,6 @@ def _across(tables: Sequence[Linears]) -> str:
             f"On {name}, the only model measured, {words} gain {times(mine)} on average and the rest {times(rest)}: "
             "measure another size to compare"
         )
-    holds = sum(mine > rest for mine, rest in gains)
+    holds = sum(mine - rest > WORTH_NAMING for mine, rest in gains)
     parts = ", ".join(f"{times(mine)} against {times(rest)}" for mine, rest in gains[:4])
-    return f"{words} gain more than the rest in {holds} of {len(gains)} models (mean {parts})"
+    return f"{words} gain over {WORTH_NAMING} more than the rest in {holds} of {len(gains)} models (mean {parts})"

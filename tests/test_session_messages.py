@@ -1,0 +1,194 @@
+"""What a user got wrong: one clear line, exit status 4, nothing written."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.suite_sessions import everything, text
+from tests.tiny_models import write_model
+
+
+def assert_one_clear_line(result, suite, *parts):
+    """Exactly one line says what is wrong and what to do, and nothing was begun."""
+    lines = [line for line in everything(result).splitlines() if "error" in line.lower()]
+    assert len(lines) == 1, everything(result)
+    assert lines[0].startswith("ERROR: ")
+    for part in parts:
+        assert part in lines[0]
+    assert "Traceback" not in everything(result)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert not suite.output.exists()
+    assert "measured " not in everything(result)
+    assert [path for path in suite.pytester.path.rglob("*.tmp")] == []
+
+
+@pytest.fixture
+def copy(suite):
+    """A copy of the tiny model that a test may damage."""
+    folder = suite.pytester.path / "copy"
+    shutil.copytree(suite.material.model, folder)
+    return folder
+
+
+def configure(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_misspelt_alias_names_close_matches(suite):
+    result = suite.run(model="qwen0.5")
+    assert_one_clear_line(result, suite, "--model 'qwen0.5'", "did you mean", "qwen0.5b")
+
+
+def test_a_name_like_no_alias_names_them_all(suite):
+    result = suite.run(model="mistake")
+    assert_one_clear_line(result, suite, "'mistake'", "embedded-tiny", "planted-control", "qwen7b")
+
+
+def test_a_good_model_beside_a_bad_one_is_not_begun(suite):
+    result = suite.run("--model", "mistake")
+    assert_one_clear_line(result, suite, "'mistake'")
+
+
+def test_a_folder_without_a_model(suite):
+    (suite.pytester.path / "empty").mkdir()
+    result = suite.run(model=suite.pytester.path / "empty")
+    assert_one_clear_line(result, suite, "empty: no model: no config.json is there; give the folder that holds one")
+
+
+def test_a_file_instead_of_a_folder(suite, copy):
+    result = suite.run(model=copy / "model.safetensors")
+    assert_one_clear_line(result, suite, "is a file; give the folder")
+
+
+def test_a_model_that_is_quantized_already(suite, copy):
+    configure(copy, quantization_config={"quant_method": "awq", "bits": 4})
+    result = suite.run(model=copy)
+    assert_one_clear_line(result, suite, "already quantized (method awq); give the full-precision model it came from")
+
+
+def test_an_architecture_that_is_not_known(suite, copy):
+    configure(copy, model_type="mamba")
+    result = suite.run(model=copy)
+    assert_one_clear_line(result, suite, "'mamba', which the suite does not know; supported: ", "qwen2")
+
+
+def test_weights_that_are_cut_short(suite, copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    assert_one_clear_line(suite.run(model=copy), suite, "model.safetensors")
+
+
+def test_a_tokenizer_that_is_missing(suite):
+    folder = write_model(suite.pytester.path / "mute", with_tokenizer=False)
+    assert_one_clear_line(suite.run(model=folder), suite, "no tokenizer")
+
+
+def test_a_tokenizer_of_another_model(suite):
+    folder = write_model(suite.pytester.path / "small", vocab_size=100)
+    result = suite.run(model=folder)
+    assert_one_clear_line(result, suite, "ids up to 256, the model knows only 100 tokens", "the model's own tokenizer")
+
+
+@pytest.mark.parametrize("split", ["calibration", "heldout"])
+def test_a_text_that_is_too_short(suite, split):
+    short = suite.pytester.path / "short.txt"
+    short.write_text(text(20, seed=9))
+    result = suite.run(f"--{split}-text={short}")
+    name = {"calibration": "calibration", "heldout": "held-out"}[split]
+    assert_one_clear_line(
+        result, suite, f"the {name} text ({short}) is too short: it has ", f"give a longer --{split}-text"
+    )
+
+
+def test_a_text_that_is_not_there(suite):
+    assert_one_clear_line(suite.run("--heldout-text=nowhere.txt"), suite, "nowhere.txt")
+
+
+def test_the_same_text_twice(suite):
+    calibration = suite.material.folder / "calibration.txt"
+    assert_one_clear_line(suite.run(f"--heldout-text={calibration}"), suite, "calibration.txt")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(suite, device):
+    assert_one_clear_line(suite.run(f"--device={device}"), suite, f"--device {device}", "no GPU")
+
+
+def test_a_device_or_dtype_that_is_none(suite):
+    assert_one_clear_line(suite.run("--device=gpu"), suite, "'gpu'", "cpu")
+    assert_one_clear_line(suite.run("--dtype=int4"), suite, "'int4'", "bfloat16")
+
+
+def test_a_hub_that_cannot_be_reached(suite, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    result = suite.run(model="nobody/nothing", texts=False)
+    assert_one_clear_line(result, suite, "nobody/nothing")
+
+
+def test_a_hub_that_may_not_be_reached(suite, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    result = suite.run(model="nobody/nothing", texts=False)
+    assert_one_clear_line(result, suite, "nobody/nothing")
+
+
+@pytest.mark.parametrize("variable", ["AWQ_CLAIMS_MODELS", "AWQ_CLAIMS_TEXTS"])
+def test_an_environment_that_names_no_folder(suite, monkeypatch, variable):
+    monkeypatch.setenv(variable, "/nowhere/at/all")
+    assert_one_clear_line(suite.run(), suite, f"{variable} names no folder: '/nowhere/at/all'; correct it or unset it")
+
+
+def test_a_cache_that_cannot_be_written(suite, monkeypatch):
+    taken = suite.pytester.path / "taken"
+    taken.write_text("a file")
+    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(taken))
+    assert_one_clear_line(suite.run(), suite, f"the cache folder '{taken}' cannot be written", "AWQ_CLAIMS_CACHE")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('[conditions]\nseed = 0\n[[verdict]]\nclaim = "payoff.nothing"\nversion = 1\nverdict = "refuted"\nreason = "r"', "no claim is called 'payoff.nothing'"),
+        ('[conditions]\nseed = 0\n[[verdict]]\nclaim = "payoff.layers"\nversion = 1\nverdict = "refuted"\nreason = "r"', "no claim is called 'payoff.layers'"),
+        ('[conditions]\nseed = 0\n[[verdict]]\nclaim = "payoff.layers"\nbits = 4\nversion = 1\nverdict = "wrong"\nreason = "r"', "'wrong' is not a valid Verdict"),
+        ('[conditions]\nseed = 0\n[[verdict]]\nclaim = "payoff.layers"\nbits = 4\nversion = 1\nverdict = "refuted"\nreason = " "', "'payoff.layers@4' has no reason"),
+        ('[conditions]\nseed = 0\nweather = "fair"', "conditions must be some of effort"),
+        ("[conditions]", "conditions must be some of effort"),
+        ("", "'conditions' is missing"),
+        ("conditions = 3", "tiny.toml"),
+        ('verdict = "refuted"\n[conditions]\nseed = 0', "tiny.toml"),
+        ("[conditions", "tiny.toml"),
+    ],
+)  # fmt: skip
+def test_a_deviations_file_that_cannot_be_used(suite, monkeypatch, content, words):
+    monkeypatch.setattr("claims.deviations_file.FOLDER", suite.pytester.path)
+    (suite.pytester.path / "tiny.toml").write_text(content)
+    assert_one_clear_line(suite.run(claims=ALL_CLAIMS), suite, "tiny.toml", words)
+
+
+ALL_CLAIMS = tuple(
+    f"claims/test_{group}.py"
+    for group in ("concentration", "constant_alpha", "learned", "localization", "outliers", "payoff", "replication")
+)
+
+
+def test_a_listed_claim_that_was_not_selected_is_no_error(suite, monkeypatch):
+    monkeypatch.setattr("claims.deviations_file.FOLDER", suite.pytester.path)
+    (suite.pytester.path / "tiny.toml").write_text(
+        '[conditions]\nseed = 7\n[[verdict]]\nclaim = "payoff.layers"\nbits = 4\nversion = 1\nverdict = "refuted"\nreason = "r"'
+    )
+    result = suite.run(claims=("claims/test_concentration.py",))
+    assert result.ret in (0, 1)
+    assert "no claim is called" not in everything(result)
+
+
+def test_under_xdist_it_is_one_line_too(suite):
+    pytest.importorskip("xdist")
+    short = suite.pytester.path / "short.txt"
+    short.write_text(text(20, seed=9))
+    result = suite.run("-n1", f"--calibration-text={short}")
+    assert_one_clear_line(result, suite, "too short")
