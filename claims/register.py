@@ -8,29 +8,31 @@ Reasons already given by hand are kept where the claim still has the same verdic
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 
 from awq_core.evidence import Evidence
+from claims.catalogue import whole_catalogue
 from claims.deviations_file import FOLDER, DeviationsError, read_deviations, write_deviations
-
-GROUPS = ["concentration", "outliers", "learned", "localization", "payoff", "replication", "constant_alpha"]
 
 
 def main() -> None:
     """Command line: output folders of models, as `--output` wrote them."""
     parser = argparse.ArgumentParser(description="Register the verdicts of a run as a model's known deviations.")
     parser.add_argument("outputs", nargs="+", type=Path, help="folders that hold evidence.json")
-    for group in GROUPS:  # fills the registry, so that entries can be checked against it
-        importlib.import_module(f"claims.test_{group}")
     for output in parser.parse_args().outputs:
         record = json.loads((output / "evidence.json").read_text(encoding="utf-8"))
         if not record["complete"]:
             raise SystemExit(f"register: {output}/evidence.json is partial; run the suite to its end first")
         model = record["model"]["name"]
-        # A claim about two sizes is registered with the larger one.
-        evidence = [e for e in map(Evidence.from_dict, record["claims"]) if e.models[-1] == model]
+        judged = [Evidence.from_dict(plain) for plain in record["claims"]]
+        catalogue = whole_catalogue()
+        every = {key for claim in catalogue.values() for key in claim.keys()}  # noqa: SIM118 -- not a dict
+        if missing := every - {e.key for e in judged}:
+            raise SystemExit(f"register: {output}/evidence.json lacks {len(missing)} claims, such as {min(missing)}")
+        # A claim about two sizes is registered with the larger one, and only where there were two.
+        alone = [e for e in judged if catalogue[e.id].level == "pair" and len(e.models) < 2]
+        evidence = [e for e in judged if e.models[-1] == model and e not in alone]
         try:
             known = read_deviations(model).entries
         except DeviationsError:

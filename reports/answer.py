@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from awq_core.evidence import Verdict
 from awq_core.measured import Measured
+from awq_core.quantizer import deployed_group_size
 from reports.verdict_words import Claim
 
 DECISIVE_CLAIM = "payoff.perplexity@4"
@@ -38,15 +39,24 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
     gaps = mean_losses(measured, ("full", "rtn-4", "awq-block-4"))
     if gaps is None:
-        return Answer(f"{DEPLOYED}: perplexity was not measured on {name}, so whether AWQ is worth it is open.")
+        return Answer(f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open.")
     full, rtn, awq = gaps
     lost, won = rtn - full, rtn - awq
     sentence = (
-        f"{DEPLOYED}, {name} has perplexity {perplexity_text(full)} in full precision, {perplexity_text(rtn)} "
+        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, {perplexity_text(rtn)} "
         f"rounded to nearest (RTN) and {perplexity_text(awq)} with AWQ: {_recovered(lost, won)}. "
         f"{_worth(decisive, lost)}"
     )
     return Answer(sentence, _perplexity(full), _perplexity(rtn), _perplexity(awq), won / lost if lost > 0 else None)
+
+
+def _deployed(measured: Measured | None) -> str:
+    """The deployed setting in words, with the group sizes in use where 128 does not divide a width."""
+    widths = set() if measured is None else set(measured.errors["in_features"].values.tolist())
+    sizes = sorted({deployed_group_size(width) for width in widths})
+    if sizes in ([], [128]):
+        return DEPLOYED
+    return f"{DEPLOYED} (here {' and '.join(map(str, sizes))}, as the widths allow)"
 
 
 def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[float] | None:

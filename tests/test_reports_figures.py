@@ -159,7 +159,8 @@ def test_the_comparison_counts_the_models_and_says_when_there_is_only_one():
     set_reduction(second, {})
     with style():
         assert reduction_across_models([first, second]).finding == (
-            "o and down gain over 0.05 more than the rest in 1 of 2 models (mean 2.0× against 1.00×, 1.00× against 1.00×)"
+            "o and down gain over 0.05 more than the rest in 1 of 2 models "
+            "(mean 2.0× against 1.00×, 1.00× against 1.00×)"
         )
         assert reduction_across_models([first]).finding.startswith(
             "On a, the only model measured, o and down gain 2.0×"

@@ -280,6 +280,8 @@ def test_zeros_stay_zeros(bits: int) -> None:
         (2 * 131, 262),
         (16, 16),
         (40, 40),
+        (32 * 131, 32),
+        (31 * 131, 31 * 131),
     ],
 )
 def test_group_sizes(width: int, expected: int) -> None:

@@ -16,9 +16,9 @@ from reports.figures.palette import GAIN_SHADES, INK, MUTED, family_colour, fami
 from reports.linears import Array, Linears
 
 BITS = 3
+"""AWQ-Diag's reading; the claims are judged at 4 bits as well."""
 WORTH_NAMING = 0.05
 """The catalogue's threshold for the benefit's place (`localization.benefit-mean`): less is not called more."""
-"""AWQ-Diag's reading; the claims are judged at 4 bits as well."""
 READ_AS = (
     "Reduction of the squared output error, e(RTN) / e(AWQ), at 3 bits on held-out tokens, each linear's exponent "
     "chosen on calibration tokens."
