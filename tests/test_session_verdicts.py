@@ -130,7 +130,10 @@ def test_a_run_can_be_registered_and_then_passes(suite, folder, monkeypatch, cap
     register.main()
     assert "tiny.toml" in capsys.readouterr().out
     written = tomllib.loads((folder / "tiny.toml").read_text())
-    assert {entry["verdict"] for entry in written["verdict"]} == set(verdicts(suite).values()) - {"supported", "not applicable"}
+    assert {entry["verdict"] for entry in written["verdict"]} == set(verdicts(suite).values()) - {
+        "supported",
+        "not applicable",
+    }
     # Of one size alone nothing is registered about two.
     assert not [entry for entry in written["verdict"] if entry["claim"].startswith("replication")]
     result = suite.run(claims=EVERY_CLAIM)
