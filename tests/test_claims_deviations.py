@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from awq_core.evidence import Evidence, Interval, Threshold, Verdict
+from claims.catalogue import whole_catalogue
 from claims.claim import REGISTRY
 from claims.deviations_file import CONDITIONS, FOLDER, DeviationsError, read_deviations, write_deviations
-from claims.register import GROUPS
 
 PROVENANCE: dict[str, Any] = {
     "effort": "quick",
@@ -25,10 +25,7 @@ PROVENANCE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _registry() -> None:
-    import importlib
-
-    for group in GROUPS:
-        importlib.import_module(f"claims.test_{group}")
+    whole_catalogue()
 
 
 def evidence(claim: str, verdict: Verdict, bits: int | None = None, **fields: Any) -> Evidence:

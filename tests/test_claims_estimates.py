@@ -12,9 +12,9 @@ from scipy import stats
 from awq_core.evidence import Threshold, Verdict
 from awq_core.intervals import Estimate, InsufficientDataError
 from awq_core.measured import ALPHAS, Measured
+from claims.catalogue import whole_catalogue
 from claims.claim import REGISTRY, NotApplicableError, Reported, Setting
 from claims.judging import judge
-from claims.register import GROUPS
 from tests.hand_made import (
     ROLES,
     WINDOWS,
@@ -36,10 +36,7 @@ REST = ("q", "k", "v", "gate", "up")
 @pytest.fixture(scope="module")
 def registry() -> None:
     """The claims' files are imported, so that every claim is registered."""
-    import importlib
-
-    for group in GROUPS:
-        importlib.import_module(f"claims.test_{group}")
+    whole_catalogue()
 
 
 def estimate(claim: str, subject: Any, bits: int | None = None) -> Any:
