@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from awq_core.intervals import Estimate, Statistic, cluster_estimate
+from awq_core.intervals import CONFIDENCE, Estimate, Statistic, cluster_estimate
 
 Reduce = Callable[..., Any]
 """Such as `np.nanmean` or `np.nanmedian`: takes an array and the axes to reduce."""
@@ -59,6 +59,26 @@ def estimate_by_block(
     )
     shown = values.copy(data=np.exp(values.values)) if logarithmic else values
     return with_parts(estimate, shown)
+
+
+def share_by_block(values: xr.DataArray, *, trials: int, seed: int) -> Estimate:
+    """A share, averaged over linears, with an interval that resamples blocks.
+
+    Where every linear has the same share, all or nothing, blocks do not vary and a bootstrap would claim
+    certainty. The interval is then as wide as the rule of three makes it: a share of 3 / trials may well have
+    gone unseen.
+
+    Args:
+        values: `(linear,)`, from 0 to 1.
+        trials: of how many things (channels, linears) the share is one.
+        seed: of the resampling.
+    """
+    unanimous = values.values.min() == values.values.max() and values.values[0] in (0.0, 1.0)
+    degrees = len(np.unique(values["linear_block"].values)) - 1
+    unseen = 3 / trials / float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees)) if unanimous and degrees > 0 else 0.0
+    return estimate_by_block(
+        values, seed=seed, bounds=(0.0, 1.0), further_variance=unseen**2, further_degrees=max(degrees, 1)
+    )
 
 
 def contrast_by_block(

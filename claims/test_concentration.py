@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block
+from awq_core.by_block import estimate_by_block, share_by_block
 from awq_core.intervals import Estimate, jackknife_estimate
 from awq_core.measured import Measured
 from awq_core.readings import enrichment, hockey_stick, large_channels, natural_log, top_share
@@ -62,4 +62,5 @@ def test_hockey_stick(measured: Measured, setting: Setting) -> Estimate:
     unit="share of channels",
 )
 def test_few_large(measured: Measured, setting: Setting) -> Estimate:
-    return estimate_by_block(wide_enough(large_channels(measured)), seed=setting.seed, bounds=(0.0, 1.0))
+    sites = measured.channels["site_width"].values
+    return share_by_block(wide_enough(large_channels(measured)), trials=int(sites.sum()), seed=setting.seed)

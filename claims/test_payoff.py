@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block
+from awq_core.by_block import estimate_by_block, share_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
 from awq_core.readings import natural_log, reduction, window_differences
@@ -40,7 +40,7 @@ def test_layers(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_most_layers(measured: Measured, setting: Setting) -> Estimate:
     gains = reduction(measured, setting.quantizer, setting.precision)
-    estimate = estimate_by_block((gains > 1.01).astype(float), seed=setting.seed, bounds=(0.0, 1.0))
+    estimate = share_by_block((gains > 1.01).astype(float), trials=gains.sizes["linear"], seed=setting.seed)
     return named(estimate, gains, {})
 
 

@@ -39,13 +39,15 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
     gaps = mean_losses(measured, ("full", "rtn-4", "awq-block-4"))
     if gaps is None:
-        return Answer(f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open.")
+        return Answer(
+            f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open."
+        )
     full, rtn, awq = gaps
     lost, won = rtn - full, rtn - awq
     sentence = (
-        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, {perplexity_text(rtn)} "
-        f"rounded to nearest (RTN) and {perplexity_text(awq)} with AWQ: {_recovered(lost, won)}. "
-        f"{_worth(decisive, lost)}"
+        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, "
+        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with AWQ: "
+        f"{_recovered(lost, won)}. {_worth(decisive, lost)}"
     )
     return Answer(sentence, _perplexity(full), _perplexity(rtn), _perplexity(awq), won / lost if lost > 0 else None)
 
