@@ -101,6 +101,7 @@ class _ModuleInputs:
             for _, sites in stream.passes(block, "calibration"):
                 self.tokens += len(next(iter(sites.values())))
                 for role, x in sites.items():
+                    x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision would lose the sums
                     total, moment = x.abs().sum(dim=0, dtype=torch.float64), x.T @ x  # (in,), (in, in)
                     sums[role] = sums.get(role, 0) + total
                     self.second_moments[role] = self.second_moments.get(role, 0) + moment
@@ -141,8 +142,9 @@ def _search_group(
             with replaced_weights(linears, quantized):
                 losses.append(inputs.module_loss(fold.inspected))
         else:
-            difference = quantized[0] - linears[0].weight.detach()
-            summed = float(summed_squared_output(difference, inputs.second_moments[fold.role]))
+            moment = inputs.second_moments[fold.role]
+            difference = (quantized[0] - linears[0].weight.detach()).to(moment.dtype)
+            summed = float(summed_squared_output(difference, moment))
             losses.append(summed / (inputs.tokens * len(difference)))
     if not np.isfinite(losses).all():
         raise MeasurementError(f"block {block}, {fold.role}: the block-level search met a NaN or infinite loss")

@@ -55,7 +55,7 @@ class Estimate:
     details: dict[str, float | str] = field(default_factory=dict)
 
     def p_value(self, threshold: Threshold) -> float:
-        """Chance of an estimate this far on its side of the threshold, were the truth on the threshold."""
+        """Chance of an estimate this far from the threshold, on either side, were the truth on the threshold."""
         scale = (lambda v: math.log(max(v, 1e-300))) if self.logarithmic else (lambda v: v)
         edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
         chances = []
@@ -64,7 +64,7 @@ class Estimate:
             if self.standard_error == 0:
                 chances.append(0.0 if distance > 0 else 1.0)
             else:
-                chances.append(float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
+                chances.append(2 * float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
         # Of two edges the nearer one decides: inside, both must be cleared; outside, the one that was passed.
         return max(chances)
 

@@ -52,18 +52,20 @@ def data_needed(estimate: Estimate, threshold: Threshold) -> str:
     return f"about {needed} {interval.resampled} would decide, against {interval.n} measured"
 
 
+def margin(value: float, threshold: Threshold) -> float:
+    """How far inside its threshold a value lies; negative outside."""
+    sides = []
+    if threshold.lower is not None:
+        sides.append(value - threshold.lower)
+    if threshold.upper is not None:
+        sides.append(threshold.upper - value)
+    return min(sides)
+
+
 def worst_parts(parts: dict[str, float], threshold: Threshold) -> list[Contrary]:
     """The parts that speak most against a claim, worst first: farthest on the wrong side of its threshold."""
 
-    def margin(value: float) -> float:
-        sides = []
-        if threshold.lower is not None:
-            sides.append(value - threshold.lower)
-        if threshold.upper is not None:
-            sides.append(threshold.upper - value)
-        return min(sides)
-
-    ranked = sorted(parts.items(), key=lambda item: (margin(item[1]), item[0]))
+    ranked = sorted(parts.items(), key=lambda item: (margin(item[1], threshold), item[0]))
     return [Contrary(name, float(value)) for name, value in ranked[:WORST]]
 
 

@@ -102,7 +102,8 @@ def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldo
     best = _error_table(measured, quantizer, bits, "calibration").argmin(axis=1)
     table = _error_table(measured, quantizer, bits, split)
     rtn, awq = table[:, 0], np.take_along_axis(table, best[:, None], axis=1)[:, 0]
-    return _per_linear_error(measured, np.where(awq > 0, rtn / np.where(awq > 0, awq, 1.0), 1.0))
+    with_nothing_left = np.where(rtn > 0, np.inf, 1.0)  # an infinite gain is an error further on, never a verdict
+    return _per_linear_error(measured, np.where(awq > 0, rtn / np.where(awq > 0, awq, 1.0), with_nothing_left))
 
 
 def _error_table(measured: Measured, quantizer: str, bits: int, split: str) -> np.ndarray:

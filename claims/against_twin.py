@@ -17,21 +17,26 @@ ByBlock = Callable[[Measured], tuple[Statistic, int]]
 """From measurements to a statistic of blocks, and how many blocks there are."""
 
 
-def mean_over_linears(values: Callable[[Measured], xr.DataArray]) -> ByBlock:
-    """The statistic that averages per-linear (or per-site) values of the chosen blocks."""
-    return _reduced(values, np.nanmean)
+PerLinear = Callable[[Measured], xr.DataArray]
+"""From measurements to one value for each linear, or for each site."""
 
 
-def median_over_linears(values: Callable[[Measured], xr.DataArray]) -> ByBlock:
-    """The statistic that takes the median of per-linear (or per-site) values of the chosen blocks."""
-    return _reduced(values, np.nanmedian)
+def mean_beyond_twin(measured: Measured, values: PerLinear, setting: Setting) -> Estimate:
+    """Mean of per-linear (or per-site) values, minus the untrained twins'."""
+    return minus_twin(measured, _reduced(values, np.nanmean), setting, values)
 
 
-def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting) -> Estimate:
+def median_beyond_twin(measured: Measured, values: PerLinear, setting: Setting) -> Estimate:
+    """Median of per-linear (or per-site) values, minus the untrained twins'."""
+    return minus_twin(measured, _reduced(values, np.nanmedian), setting, values)
+
+
+def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting, values: PerLinear | None = None) -> Estimate:
     """A statistic of the model minus its mean over the untrained twins.
 
     Blocks are resampled in pairs (the same depth in the model and in each twin); the variance between the
-    twins' seeds, over their number, is added.
+    twins' seeds, over their number, is added. Where the statistic summarises `values`, each one's difference to
+    the twins' is kept as a part, so that the worst can be named.
 
     Raises:
         NotApplicableError: for a measurement without twins (a twin has none of its own).
@@ -54,10 +59,18 @@ def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting) -> Esti
         further_variance=float(seeds.var(ddof=1)) / len(seeds),
         further_degrees=len(seeds) - 1,
     )
-    return named(estimate, None, {"the model's own": float(mine(everything)), "its twins' mean": float(seeds.mean())})
+    details: dict[str, float | str] = {
+        "the model's own": float(mine(everything)),
+        "its twins' mean": float(seeds.mean()),
+    }
+    if values is None:
+        return named(estimate, None, details)
+    own = values(measured)
+    beyond = own.copy(data=own.values - np.mean([values(twin).values for twin in measured.twins], axis=0))
+    return named(estimate, beyond, details)
 
 
-def _reduced(values: Callable[[Measured], xr.DataArray], reduce: Callable[..., np.ndarray]) -> ByBlock:
+def _reduced(values: PerLinear, reduce: Callable[..., np.ndarray]) -> ByBlock:
     def statistic(measured: Measured) -> tuple[Statistic, int]:
         rows = as_blocks(values(measured))
         return pooled(rows, reduce), len(rows)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import replace
 
 import numpy as np
 
 from awq_core.evidence import Evidence, Threshold, Verdict
 from awq_core.intervals import Estimate, InsufficientDataError
-from awq_core.judgement import data_needed, verdict_of, verdict_of_parts, worst_parts
+from awq_core.judgement import data_needed, margin, verdict_of, verdict_of_parts, worst_parts
 from awq_core.measured import Measured
 from awq_core.readings import reduction
 from claims.claim import Claim, NotApplicableError, Reported, Setting
@@ -67,9 +66,9 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
     assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
     parts = result if isinstance(result, dict) else {"": result}
     _decide(evidence, parts, claim.threshold)
-    if beside and claim.level == "layer":
-        evidence.twin_estimate = _on_twins(claim, models[0], setting)
-        if setting.bits is not None:
+    if beside and claim.level != "model":
+        evidence.twin_estimate = _on_twins(claim, models, setting)
+        if claim.level == "layer" and setting.bits is not None:
             evidence.details |= _diagnostic_reading(claim, models[0], setting.seed)
     if not evidence.contrary and claim.level != "pair" and setting.bits is not None:
         gains = reduction(models[0], setting.quantizer, setting.bits)
@@ -82,13 +81,16 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
 def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold) -> None:
     verdicts = {name: verdict_of(part.interval, threshold) for name, part in parts.items()}
     evidence.verdict = verdict_of_parts(list(verdicts.values()))
-    weakest = min(parts, key=lambda name: _margin(parts[name].value, threshold))
+    # The part that is shown carries the verdict: of those that share it, the one nearest to the wrong side.
+    deciding = [name for name, verdict in verdicts.items() if verdict is evidence.verdict]
+    weakest = min(deciding, key=lambda name: margin(parts[name].value, threshold))
     estimate = parts[weakest]
     evidence.estimate, evidence.interval = estimate.value, estimate.interval
     evidence.details = dict(estimate.details)
     p_values = {name: part.p_value(threshold) for name, part in parts.items()}
     refuted = [p_values[name] for name, verdict in verdicts.items() if verdict is Verdict.REFUTED]
-    evidence.details["p_value"] = min(refuted) if refuted else max(p_values.values())
+    # Any refuted part refutes: the smallest of k p-values is corrected for being the smallest (Bonferroni).
+    evidence.details["p_value"] = min(1.0, len(parts) * min(refuted)) if refuted else max(p_values.values())
     if len(parts) > 1:
         evidence.details |= {f"part {name}": f"{part.value:.4g}, {verdicts[name]}" for name, part in parts.items()}
         evidence.details["weakest part"] = weakest
@@ -98,17 +100,21 @@ def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold
         evidence.reason = data_needed(estimate, threshold)
 
 
-def _on_twins(claim: Claim, measured: Measured, setting: Setting) -> float | None:
-    """The claim's estimate on the untrained twins, averaged over their seeds; the weakest part of several."""
-    assert claim.threshold is not None
+def _on_twins(claim: Claim, models: list[Measured], setting: Setting) -> float | None:
+    """The claim's estimate on the untrained twins, averaged over their seeds; the weakest part of several.
+
+    A claim about two sizes is asked of pairs of twins, one of either size.
+    """
+    threshold = claim.threshold
+    assert threshold is not None
     values = []
-    for twin in measured.twins:
+    for twins in zip(*(measured.twins for measured in models), strict=False):
         try:
-            result = claim.estimate(twin, setting)
+            result = claim.estimate(twins if claim.level == "pair" else twins[0], setting)
         except (InsufficientDataError, NotApplicableError):
             continue
         if isinstance(result, dict):
-            values.append(min((part.value for part in result.values()), key=lambda v: _margin(v, claim.threshold)))
+            values.append(min((part.value for part in result.values()), key=lambda v: margin(v, threshold)))
         elif isinstance(result, Estimate):
             values.append(result.value)
     return float(np.mean(values)) if values else None
@@ -120,14 +126,6 @@ def _diagnostic_reading(claim: Claim, measured: Measured, seed: int) -> dict[str
     except (InsufficientDataError, NotApplicableError) as lack:
         return {"sym-channel at 3 bits": str(lack)}
     return {"sym-channel at 3 bits": result.value} if isinstance(result, Estimate) else {}
-
-
-def _margin(value: float, threshold: Threshold | None) -> float:
-    """How far inside its threshold an estimate lies; negative outside."""
-    assert threshold is not None
-    low = -math.inf if threshold.lower is None else value - threshold.lower
-    high = math.inf if threshold.upper is None else threshold.upper - value
-    return low if threshold.upper is None else high if threshold.lower is None else min(low, high)
 
 
 def _seed_of(claim: Claim, setting: Setting) -> int:

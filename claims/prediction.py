@@ -33,12 +33,13 @@ def captured_by_prediction(measured: Measured, setting: Setting, share: xr.DataA
         slope = np.cov(x[others], y[others], bias=True)[0, 1] / spread if spread > 0 else 0.0
         value = y[others].mean() + slope * (x[left_out] - x[others].mean())
         predicted.append(min(ALPHAS, key=lambda a: abs(a - value)))
-    chosen = xr.DataArray(np.array(predicted), dims=("linear",), coords={"linear": share["linear"]})
     bits, quantizer = setting.precision, setting.quantizer
+    every = best_alpha(measured, quantizer, bits)
+    chosen = every.copy(data=every.values.astype(float))
+    chosen.loc[{"linear": share["linear"].values}] = predicted
     kept = share["linear"].values
     rtn = error_at(measured, quantizer, bits, 0.0).sel(linear=kept)
-    best = error_at(measured, quantizer, bits, best_alpha(measured, quantizer, bits)).sel(linear=kept)
-    errors = measured.errors["output_error"].sel(quantizer=quantizer, bits=bits, split="heldout", linear=kept)
-    with_prediction = errors.sel(alpha=chosen, method="nearest")
+    best = error_at(measured, quantizer, bits, every).sel(linear=kept)
+    with_prediction = error_at(measured, quantizer, bits, chosen).sel(linear=kept)
     gain = float((rtn - best).sum())
     return float((rtn - with_prediction).sum()) / gain if gain > 0 else 0.0

@@ -86,9 +86,9 @@ def test_captures(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_predictor(measured: Measured, setting: Setting) -> Estimate:
-    share = wide_enough(top_share(measured, "calibration"))
+    share = wide_enough(top_share(measured))
     alpha = best_alpha(measured, setting.quantizer, setting.precision).sel(linear=share["linear"])
-    captured = captured_by_prediction(measured, setting, share, alpha)
+    captured = captured_by_prediction(measured, setting, wide_enough(top_share(measured, "calibration")), alpha)
     return named(spearman_by_block(share, alpha, seed=setting.seed), None, {"captured by prediction": captured})
 
 

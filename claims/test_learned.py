@@ -9,7 +9,7 @@ import xarray as xr
 from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from awq_core.readings import enrichment, magnitude_spread, mean_kurtosis, natural_log, reduction
-from claims.against_twin import mean_over_linears, median_over_linears, minus_twin
+from claims.against_twin import mean_beyond_twin, median_beyond_twin, minus_twin
 from claims.claim import Setting, claim
 from claims.localized import log_kurtosis_ratio
 from claims.readers import outlier_families, wide_enough
@@ -25,7 +25,7 @@ SOURCE = "design: an untrained network already has its outliers in o and down"
     unit="ln enrichment over the twin's",
 )
 def test_concentration(measured: Measured, setting: Setting) -> Estimate:
-    return minus_twin(measured, median_over_linears(lambda m: natural_log(wide_enough(enrichment(m)))), setting)
+    return median_beyond_twin(measured, lambda m: natural_log(wide_enough(enrichment(m))), setting)
 
 
 @claim(
@@ -41,7 +41,7 @@ def test_outliers(measured: Measured, setting: Setting) -> Estimate:
         inside = np.flatnonzero(outlier_families(kurtosis).values)
         return natural_log(1 + kurtosis.isel(linear=inside).clip(min=0))
 
-    return minus_twin(measured, mean_over_linears(tails), setting)
+    return mean_beyond_twin(measured, tails, setting)
 
 
 @claim(
@@ -52,7 +52,7 @@ def test_outliers(measured: Measured, setting: Setting) -> Estimate:
     unit="ln(largest / median) over the twin's",
 )
 def test_channels(measured: Measured, setting: Setting) -> Estimate:
-    return minus_twin(measured, median_over_linears(magnitude_spread), setting)
+    return median_beyond_twin(measured, magnitude_spread, setting)
 
 
 @claim(
@@ -75,5 +75,7 @@ def test_localization(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_payoff(measured: Measured, setting: Setting) -> Estimate:
-    gain = mean_over_linears(lambda m: natural_log(reduction(m, setting.quantizer, setting.precision)))
-    return minus_twin(measured, gain, setting)
+    def gain(m: Measured) -> xr.DataArray:
+        return natural_log(reduction(m, setting.quantizer, setting.precision))
+
+    return mean_beyond_twin(measured, gain, setting)

@@ -677,7 +677,7 @@ def test_captures_weighs_the_constant_s_gain_against_the_best_s() -> None:
     assert verdict("constant-alpha.captures", measured, 4) is Verdict.NOT_APPLICABLE
 
 
-def test_predictor_ranks_share_on_calibration_tokens_against_the_best_exponent() -> None:
+def test_predictor_ranks_share_on_held_out_tokens_against_the_best_exponent() -> None:
     measured = hand_made()
     rng = np.random.default_rng(1)
     alphas = rng.choice(ALPHAS[1:], size=28)
@@ -685,8 +685,8 @@ def test_predictor_ranks_share_on_calibration_tokens_against_the_best_exponent()
     for block in range(4):
         for role in ROLES:
             size = float(rng.uniform(2, 30))
-            set_channel(measured, "magnitude", block, role, 0, size, split="calibration")
-            set_channel(measured, "magnitude", block, role, 0, 99.0, split="heldout")
+            set_channel(measured, "magnitude", block, role, 0, size, split="heldout")
+            set_channel(measured, "magnitude", block, role, 0, 99.0, split="calibration")
             width = 200 if role == "mlp_out" else 64
             share = (size + (width // 100 - 1 if width == 200 else 0)) / (size + width - 1)
             shares += [share] * {"attention_in": 3, "mlp_in": 2}.get(role, 1)

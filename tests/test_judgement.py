@@ -66,12 +66,12 @@ def test_worst_parts_are_ordered_by_margin_and_then_by_name() -> None:
 
 def test_a_p_value_is_student_s_on_the_scale_of_the_interval() -> None:
     estimate = Estimate(2.0, Interval(1.0, 4.0, "m", "blocks", 5), math.log(2) / 2, 4, logarithmic=True)
-    assert estimate.p_value(Threshold(1.0)) == pytest.approx(stats.t.sf(2.0, 4))
-    assert estimate.p_value(Threshold(upper=4.0)) == pytest.approx(stats.t.sf(2.0, 4))
-    assert estimate.p_value(Threshold(2.0)) == pytest.approx(0.5)
+    assert estimate.p_value(Threshold(1.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
+    assert estimate.p_value(Threshold(upper=4.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
+    assert estimate.p_value(Threshold(2.0)) == pytest.approx(1.0)
     assert estimate.p_value(Threshold(0.0)) < 1e-4  # nothing is as small as zero in the logarithm
     linear = Estimate(2.0, Interval(1.0, 3.0, "m", "blocks", 5), 0.5, 4)
-    assert linear.p_value(Threshold(1.0)) == pytest.approx(stats.t.sf(2.0, 4))
+    assert linear.p_value(Threshold(1.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
 
 
 def test_without_spread_a_p_value_is_certain() -> None:
