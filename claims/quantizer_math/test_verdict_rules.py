@@ -156,9 +156,7 @@ def test_a_threshold_needs_a_side() -> None:
     st.floats(-5, 5),
     st.booleans(),
 )
-def test_a_verdict_falls_where_its_p_value_is_under_the_level(
-    values: list[float], edge: float, above: bool
-) -> None:
+def test_a_verdict_falls_where_its_p_value_is_under_the_level(values: list[float], edge: float, above: bool) -> None:
     """One scale for both: an interval excludes an edge exactly when p is under 5%."""
     rows = np.array(values)
     estimate = cluster_estimate(lambda index: rows[index].mean(axis=-1), len(rows), resampled="blocks", seed=1)
