@@ -151,11 +151,11 @@ def test_the_diagnostics_values_are_in_sample_and_symmetric():
     assert (layer["module_type"], layer["layer_idx"], layer["hidden_dim"]) == ("down_proj", 2, 256)
 
 
-def test_an_error_that_was_not_measured_is_null_not_nan():
+def test_an_error_that_is_nan_is_refused_not_written():
     measured = synthetic_measured()
     measured.errors["output_error"].loc[{"bits": 6, "split": "heldout"}] = np.nan
-    record = json.loads(json_bytes(diagnostic(measured)))
-    assert {layer["heldout_output_error"]["6"] for layer in record["layers"].values()} == {None}
+    with pytest.raises(ValueError, match="an output error in the measurements is NaN"):
+        diagnostic(measured)
 
 
 def test_tokens_are_written_exactly(tmp_path):
