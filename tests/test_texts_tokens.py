@@ -112,7 +112,7 @@ def test_a_small_context_shortens_sequences_and_windows() -> None:
     chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 40_000), EFFORTS["standard"], 128, 260)
     assert chosen.calibration.shape == (256, 128)
     assert chosen.heldout.shape == (312, 128)  # all that the text has
-    assert chosen.notes == ()
+    assert chosen.notes == ("the held-out text has 312 windows of 128 tokens, standard asks for 2048",)
 
 
 def test_the_paper_s_effort_takes_every_window() -> None:
