@@ -102,11 +102,7 @@ def contrast_by_block(
 
 
 def spearman_by_block(first: xr.DataArray, second: xr.DataArray, *, seed: int) -> Estimate:
-    """Spearman's rank correlation over linears, resampling blocks.
-
-    Raises:
-        ValueError: where either side is constant, so that ranks say nothing.
-    """
+    """Spearman's rank correlation over linears, resampling blocks; 0 where either side is constant."""
     a, b = as_blocks(first), as_blocks(second)
 
     def statistic(index: np.ndarray) -> np.ndarray:
