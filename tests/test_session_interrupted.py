@@ -15,6 +15,7 @@ from tests.suite_sessions import ROOT, pytest_arguments
 from tests.tiny_models import write_model
 
 STOP = """
+import signal
 import time
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import fixtures.measuring
 import reports.output
 
 reports.output.draw_all = lambda measured, all_measured: {{}}  # figures are slow and beside the point
+# A shell's background job starts with SIGINT ignored, and so would this process, its child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for_ctrl_c(*_, **__):
