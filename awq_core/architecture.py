@@ -1,109 +1,117 @@
-"""What the suite knows of model architectures: one row says where the linears are and where scales fold.
+"""What the suite knows of a model's architecture: where its linears are and where scales fold.
 
-Adding a family of models is adding a row to `ARCHITECTURES`.
+The table itself is in `awq_core.families`, the vocabulary of its rows in `awq_core.block_layout`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
-Role = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
-ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
+from awq_core.block_layout import ROLES, Architecture, Fold, Role, Site, UnknownArchitectureError, unmet
+from awq_core.experts import separate_experts
+from awq_core.families import ARCHITECTURES
+from awq_core.fold_rows import applicable_folds, shared_magnitude
+from awq_core.linear_modules import in_storage_layout, is_linear, linear, stored, weight_of
 
-
-@dataclass(frozen=True)
-class Site:
-    """An input that linears share.
-
-    Attributes:
-        role: where in the block the input is.
-        linears: `(family, path inside the block)` of every linear that reads it.
-    """
-
-    role: Role
-    linears: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Linears that share one scale, and the previous operation that absorbs its inverse.
-
-    Attributes:
-        role: the site whose channels are scaled.
-        previous: path inside the block of the norm or linear before the site.
-        kind: `norm` divides the norm's weight; `linear` divides the previous linear's output rows (and bias),
-            and applies only where those rows are as many as the site's channels (not `v -> o` under
-            grouped-query attention).
-        inspected: path of the module on whose output the official search takes its loss.
-    """
-
-    role: Role
-    previous: str
-    kind: Literal["norm", "linear"]
-    inspected: str
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One row of the table.
-
-    Attributes:
-        model_types: values of `model_type` in a model's configuration.
-        blocks: path of the list of transformer blocks.
-        sites: input sites of a block, in the order in which the forward pass meets them.
-        folds: where scales go, in llm-awq's order.
-    """
-
-    model_types: tuple[str, ...]
-    blocks: str
-    sites: tuple[Site, ...]
-    folds: tuple[Fold, ...]
-
-    def site(self, role: Role) -> Site:
-        """The site with this role."""
-        return next(site for site in self.sites if site.role == role)
-
-
-_LLAMA_SITES = (
-    Site("attention_in", (("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("v", "self_attn.v_proj"))),
-    Site("attention_out", (("o", "self_attn.o_proj"),)),
-    Site("mlp_in", (("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"))),
-    Site("mlp_out", (("down", "mlp.down_proj"),)),
-)
-
-_LLAMA_FOLDS = (
-    Fold("attention_in", "input_layernorm", "norm", inspected="self_attn"),
-    Fold("attention_out", "self_attn.v_proj", "linear", inspected="self_attn.o_proj"),
-    Fold("mlp_in", "post_attention_layernorm", "norm", inspected="mlp"),
-    Fold("mlp_out", "mlp.up_proj", "linear", inspected="mlp.down_proj"),
-)
-
-ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture(("llama", "mistral", "qwen2"), "model.layers", _LLAMA_SITES, _LLAMA_FOLDS),
-)
+__all__ = [
+    "ARCHITECTURES",
+    "ROLES",
+    "SUPPORTED_MODEL_TYPES",
+    "Architecture",
+    "Fold",
+    "LinearName",
+    "Role",
+    "Site",
+    "UnknownArchitectureError",
+    "applicable_folds",
+    "architecture_of",
+    "blocks_of",
+    "in_storage_layout",
+    "is_linear",
+    "linear",
+    "linears_of_block",
+    "separate_experts",
+    "shared_magnitude",
+    "stored",
+    "weight_of",
+]
 
 SUPPORTED_MODEL_TYPES: frozenset[str] = frozenset(t for row in ARCHITECTURES for t in row.model_types)
 
-
-class UnknownArchitectureError(ValueError):
-    """A model whose blocks the table does not describe."""
+_EXPERT = "{expert}"
 
 
-def architecture_of(model_type: str) -> Architecture:
-    """The table's row for a `model_type`.
+def architecture_of(config: Any) -> Architecture:
+    """The table's row for a model, with one site for every expert it has.
+
+    Args:
+        config: the model's configuration; its `model_type` alone is enough for a model without experts.
 
     Raises:
-        UnknownArchitectureError: if there is none.
+        UnknownArchitectureError: if no row describes the model.
+        ValueError: for the model type of a mixture without its configuration, which says how many experts there are.
     """
+    model_type = config if isinstance(config, str) else config.model_type
     for row in ARCHITECTURES:
         if model_type in row.model_types:
-            return row
-    known = ", ".join(sorted(SUPPORTED_MODEL_TYPES))
-    raise UnknownArchitectureError(f"model type {model_type!r} is not in the table of architectures; known: {known}")
+            break
+    else:
+        known = ", ".join(sorted(SUPPORTED_MODEL_TYPES))
+        raise UnknownArchitectureError(
+            f"model type {model_type!r} is not in the table of architectures; known: {known}"
+        )
+    if isinstance(config, str):
+        if row.experts is not None:
+            raise ValueError(f"a model of type {model_type!r} has experts: its configuration is needed to count them")
+        return row
+    if attribute := unmet(row.requires, config):
+        raise UnknownArchitectureError(
+            f"a model of type {model_type!r} with {attribute} = {getattr(config, attribute, None)!r} "
+            "is not in the table of architectures"
+        )
+    return row if row.experts is None else _with_experts(row, getattr(config, row.experts))
+
+
+def _with_experts(row: Architecture, count: int) -> Architecture:
+    """The row with `{expert}` written out: a site, and a fold behind it, for each; one fold in front of them all."""
+    sites = [site for pattern in row.sites for site in _sites_of_experts(pattern, count)]
+    folds = []
+    for pattern in row.folds:
+        if _EXPERT in pattern.previous:
+            folds += [
+                replace(
+                    pattern,
+                    sites=tuple(_named(name, expert) for name in pattern.sites),
+                    previous=_named(pattern.previous, expert),
+                    inspected=_named(pattern.inspected, expert),
+                )
+                for expert in range(count)
+            ]
+        else:
+            names = [name for site in pattern.sites for name in dict.fromkeys(_named(site, e) for e in range(count))]
+            folds.append(replace(pattern, sites=tuple(names)))
+    return replace(row, sites=tuple(sites), folds=tuple(folds))
+
+
+def _sites_of_experts(pattern: Site, count: int) -> list[Site]:
+    if _EXPERT not in pattern.name:
+        return [pattern]
+    return [
+        Site(
+            _named(pattern.name, expert),
+            pattern.role,
+            tuple((family, _named(path, expert)) for family, path in pattern.linears),
+        )
+        for expert in range(count)
+    ]
+
+
+def _named(pattern: str, expert: int) -> str:
+    return pattern.replace(_EXPERT, str(expert))
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ class LinearName:
     block: int
     family: str
     role: Role
+    site: str
 
 
 def blocks_of(model: nn.Module, architecture: Architecture) -> nn.ModuleList:
@@ -128,31 +137,4 @@ def linears_of_block(architecture: Architecture, block: int) -> Iterator[LinearN
     """Every linear of one block, site by site."""
     for site in architecture.sites:
         for family, path in site.linears:
-            yield LinearName(f"{architecture.blocks}.{block}.{path}", block, family, site.role)
-
-
-def linear(model: nn.Module, name: str) -> nn.Linear:
-    """The linear called `name`.
-
-    Raises:
-        UnknownArchitectureError: if the module there is not a linear: an adapter or an already quantized layer.
-    """
-    module: Any = model.get_submodule(name)
-    if not isinstance(module, nn.Linear):
-        raise UnknownArchitectureError(f"{name} is a {type(module).__name__}, where the table expects a linear")
-    return module
-
-
-def applicable_folds(model: nn.Module, architecture: Architecture, block: int) -> tuple[Fold, ...]:
-    """The folds that the shapes allow: a linear's outputs must be as many as the site's channels."""
-    prefix = f"{architecture.blocks}.{block}"
-
-    def fits(fold: Fold) -> bool:
-        if fold.kind == "norm":
-            return True
-        reader = architecture.site(fold.role).linears[0][1]
-        return (
-            linear(model, f"{prefix}.{fold.previous}").out_features == linear(model, f"{prefix}.{reader}").in_features
-        )
-
-    return tuple(fold for fold in architecture.folds if fits(fold))
+            yield LinearName(f"{architecture.blocks}.{block}.{path}", block, family, site.role, site.name)

@@ -1,31 +1,34 @@
-"""The official block-level scale search (llm-awq), on full-precision inputs, block by block.
+"""The block-level scale search, on full-precision inputs, for one group of linears that share a scale.
 
-For each group of linears that share an input: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with
-`alpha = i / 20, i = 0 ... 19`; the loss is the mean squared error of the inspected module's output over all
-calibration tokens, with the group's linears quantized and everything else in full precision. Where the
-inspected module is the linear itself (o and down), that loss is `tr(E G E^T)` and no token is replayed.
+llm-awq: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`; the loss is the mean
+squared error of the inspected module's output over all calibration tokens, with the group's linears quantized and
+everything else in full precision. Where the inspected module is the linear itself (o and down), that loss is
+`tr(E G E^T)` and no token is replayed. Two published variants share the search and differ in the candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from awq_core.architecture import Architecture, Fold, applicable_folds, linear
+from awq_core.architecture import Architecture, Fold, linear, shared_magnitude, stored, weight_of
+from awq_core.block_inputs import BlockInputs
 from awq_core.moments import MeasurementError
 from awq_core.output_error import summed_squared_output
-from awq_core.quantizer import round_to_nearest
-from awq_core.scales import official_scales, scaled_round_to_nearest
-from awq_core.streaming import BlockStream
+from awq_core.quantizer import deployed_group_size
+from awq_core.scales import duo_scales, official_scales, relative_weight_size, scaled_round_to_nearest
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
 """1.0 is never tried, as in llm-awq."""
+
+Formula = Literal["official", "duo"]
+"""llm-awq's scales, or AutoAWQ's and llm-compressor's, which divide by the weights' size."""
 
 
 @dataclass(frozen=True)
@@ -47,114 +50,60 @@ class FoundScale:
     losses: tuple[float, ...]
 
 
-def search_blocks(
+def search_group(
     model: Any,
     architecture: Architecture,
-    calibration: np.ndarray,
-    bits: tuple[int, ...],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[int, list[FoundScale]]:
-    """Search every block, at every precision.
+    block: int,
+    fold: Fold,
+    bits: int,
+    inputs: BlockInputs,
+    formula: Formula = "official",
+) -> FoundScale:
+    """The scale of one group.
 
     Args:
-        model: unmodified, in evaluation mode; it is the same afterwards.
+        model: unmodified; it is the same afterwards.
         architecture: its row of the table.
-        calibration: token ids `[sequences, length]`.
-        bits: precisions.
-        progress: called with `(blocks done, blocks)`.
+        block: index of the block.
+        fold: the group, and what absorbs its scale.
+        bits: precision.
+        inputs: what reaches the block.
+        formula: which candidates.
 
-    Returns:
-        For each precision, the found scales of all blocks in order.
+    Raises:
+        MeasurementError: if a loss is NaN or infinite.
     """
-    stream = BlockStream(model, architecture, {"calibration": calibration}, groups=1)
-    found: dict[int, list[FoundScale]] = {precision: [] for precision in bits}
-    for block in range(stream.blocks):
-        stream.begin(block)
-        inputs = _ModuleInputs(stream, block)
-        for fold in applicable_folds(model, architecture, block):
-            for precision in bits:
-                found[precision].append(_search_group(model, architecture, block, fold, precision, inputs))
-        stream.advance(block)
-        progress(block + 1, stream.blocks)
-    return found
-
-
-class _ModuleInputs:
-    """What reached a block's inspected modules on the calibration tokens, in full precision."""
-
-    def __init__(self, stream: BlockStream, block: int) -> None:
-        self.magnitudes: dict[str, Tensor] = {}
-        self.second_moments: dict[str, Tensor] = {}
-        self.calls: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        self.outputs: dict[str, list[Tensor]] = {}
-        self.modules = {
-            fold.inspected: stream.modules[block].get_submodule(fold.inspected)
-            for fold in stream.architecture.folds
-            if not isinstance(stream.modules[block].get_submodule(fold.inspected), nn.Linear)
-        }
-        handles = [
-            module.register_forward_hook(self._keep(path), with_kwargs=True) for path, module in self.modules.items()
-        ]
-        sums: dict[str, Tensor] = {}
-        self.tokens = 0
-        try:
-            for _, sites in stream.passes(block, "calibration"):
-                self.tokens += len(next(iter(sites.values())))
-                for role, x in sites.items():
-                    x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision would lose the sums
-                    total, moment = x.abs().sum(dim=0, dtype=torch.float64), x.T @ x  # (in,), (in, in)
-                    sums[role] = sums.get(role, 0) + total
-                    self.second_moments[role] = self.second_moments.get(role, 0) + moment
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.magnitudes = {role: total / self.tokens for role, total in sums.items()}
-
-    def _keep(self, path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            self.calls.setdefault(path, []).append((args, kwargs))
-            self.outputs.setdefault(path, []).append(_tensor(output))
-
-        return hook
-
-    def module_loss(self, path: str) -> float:
-        """Mean squared change of a module's output, with whatever weights it has now."""
-        summed, count = 0.0, 0
-        for (args, kwargs), expected in zip(self.calls[path], self.outputs[path], strict=True):
-            with torch.no_grad():
-                output = _tensor(self.modules[path](*args, **kwargs))
-            summed += float((output - expected).float().square().sum(dtype=torch.float64))
-            count += expected.numel()
-        return summed / count
-
-
-def _search_group(
-    model: Any, architecture: Architecture, block: int, fold: Fold, bits: int, inputs: _ModuleInputs
-) -> FoundScale:
     prefix = f"{architecture.blocks}.{block}"
-    linears = [linear(model, f"{prefix}.{path}") for _, path in architecture.site(fold.role).linears]
-    magnitude = inputs.magnitudes[fold.role].to(linears[0].weight)
-    candidates = [official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]
+    linears = [linear(model, f"{prefix}.{path}") for site in fold.sites for _, path in architecture.site(site).linears]
+    weights = [weight_of(module) for module in linears]
+    magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
     losses = []
+    candidates = _candidates(magnitude, weights, formula)
     for scales in candidates:
-        quantized = [scaled_round_to_nearest(module.weight.detach(), scales, "asym-g128", bits) for module in linears]
+        quantized = [scaled_round_to_nearest(weight, scales, "asym-g128", bits) for weight in weights]
         if fold.inspected in inputs.modules:
             with replaced_weights(linears, quantized):
                 losses.append(inputs.module_loss(fold.inspected))
         else:
-            moment = inputs.second_moments[fold.role]
-            difference = (quantized[0] - linears[0].weight.detach()).to(moment.dtype)
-            summed = float(summed_squared_output(difference, moment))
-            losses.append(summed / (inputs.tokens * len(difference)))
+            moment = inputs.second_moments[fold.name]
+            summed = float(summed_squared_output((quantized[0] - weights[0]).to(moment.dtype), moment))
+            losses.append(summed / (max(inputs.tokens[fold.name], 1) * len(weights[0])))
     if not np.isfinite(losses).all():
-        raise MeasurementError(f"block {block}, {fold.role}: the block-level search met a NaN or infinite loss")
+        raise MeasurementError(f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss")
     best = int(np.argmin(losses))
     return FoundScale(block, fold, OFFICIAL_ALPHAS[best], candidates[best], tuple(losses))
 
 
+def _candidates(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:
+    if formula == "official":
+        return [official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]
+    size = relative_weight_size(torch.cat(weights), deployed_group_size(weights[0].shape[1]))  # (in,)
+    return [duo_scales(magnitude, size, alpha) for alpha in OFFICIAL_ALPHAS]
+
+
 @contextmanager
-def replaced_weights(modules: list[nn.Linear], weights: list[Tensor]) -> Iterator[None]:
-    """Give linears other weights for a while; the originals come back even after an error.
+def replaced_weights(modules: list[Any], weights: list[Tensor]) -> Iterator[None]:
+    """Give linears other weights `(out, in)` for a while; the originals come back even after an error.
 
     The weights' storage is exchanged, never copied into: a backup that aliases live weights is how two
     published implementations came to score every exponent after the first on damaged weights.
@@ -162,17 +111,8 @@ def replaced_weights(modules: list[nn.Linear], weights: list[Tensor]) -> Iterato
     originals = [module.weight.data for module in modules]
     try:
         for module, weight in zip(modules, weights, strict=True):
-            module.weight.data = weight
+            module.weight.data = stored(module, weight)
         yield
     finally:
         for module, original in zip(modules, originals, strict=True):
             module.weight.data = original
-
-
-def rounded(weights: dict[str, Tensor], bits: int) -> dict[str, Tensor]:
-    """Every weight under the deployed quantizer."""
-    return {name: round_to_nearest(weight, "asym-g128", bits) for name, weight in weights.items()}
-
-
-def _tensor(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from awq_core.architecture import Architecture, Fold, linear
+from awq_core.block_layout import Architecture, Fold
+from awq_core.fold_rows import rows_of_channels
+from awq_core.linear_modules import in_storage_layout, linear, weight_of
+
+__all__ = ["Parameters", "fold_block", "in_storage_layout"]
 
 Parameters = dict[str, Tensor]
 """New values of parameters by their full name."""
@@ -25,39 +29,77 @@ def fold_block(
         model: the unmodified model.
         architecture: its row of the table.
         block: index of the block.
-        scales: the folds to apply, each with its scales `(width of the site,)`.
+        scales: the folds to apply, each with its scales `(width of its sites,)`.
 
     Returns:
-        `(linears, others)`: every linear weight of the block, scaled or not, and the norms and biases that changed.
+        `(linears, others)`: every linear weight of the block, scaled or not, as `(out, in)` whatever the layout it
+        is stored in (`in_storage_layout` converts), and the norms, biases and routers that changed, as stored.
 
     Raises:
-        ValueError: if a scale is not positive and finite: dividing by it would lose the channel.
+        ValueError: if a scale is not positive and finite, since dividing by it would lose the channel; or if
+            channels that one output row of the previous linear makes have different scales.
     """
     prefix = f"{architecture.blocks}.{block}"
-    parameters: Parameters = {}
+    linears: Parameters = {}
     for site in architecture.sites:
         for _, path in site.linears:
-            parameters[f"{prefix}.{path}.weight"] = linear(model, f"{prefix}.{path}").weight.detach().clone()
-    linears = set(parameters)
+            linears[f"{prefix}.{path}.weight"] = weight_of(linear(model, f"{prefix}.{path}")).clone()
+    others: Parameters = {}
     for fold, scale in scales:
         if not bool((scale > 0).all() and torch.isfinite(scale).all()):
-            raise ValueError(f"block {block}: scales of {fold.role} must be positive and finite")
-        for _, path in architecture.site(fold.role).linears:
+            raise ValueError(f"block {block}: scales of {fold.name} must be positive and finite")
+        for name in fold.sites:
+            for _, path in architecture.site(name).linears:
+                _multiply_columns(linears, f"{prefix}.{path}.weight", scale)
+        for path in fold.further:
             name = f"{prefix}.{path}.weight"
-            parameters[name] = parameters[name] * scale.to(parameters[name])  # (out, in) * (in,)
-        _divide_previous(model, prefix, fold, scale, parameters)
-    return (
-        {name: value for name, value in parameters.items() if name in linears},
-        {name: value for name, value in parameters.items() if name not in linears},
-    )
+            others.setdefault(name, model.get_parameter(name).detach())  # routers are stored (out, in)
+            _multiply_columns(others, name, scale)
+        if fold.kind == "linear":
+            _divide_linear(model, architecture, block, fold, scale, linears, others)
+        else:
+            _divide_norm(model, prefix, fold, scale, others)
+    return linears, others
 
 
-def _divide_previous(model: Any, prefix: str, fold: Fold, scale: Tensor, parameters: Parameters) -> None:
-    module = model.get_submodule(f"{prefix}.{fold.previous}")
-    weight_name, bias_name = f"{prefix}.{fold.previous}.weight", f"{prefix}.{fold.previous}.bias"
-    weight = parameters.get(weight_name, module.weight.detach())
+def _multiply_columns(parameters: Parameters, name: str, scale: Tensor) -> None:
+    parameters[name] = parameters[name] * scale.to(parameters[name])  # (out, in) * (in,)
+
+
+def _divide_norm(model: Any, prefix: str, fold: Fold, scale: Tensor, others: Parameters) -> None:
+    norm = model.get_submodule(f"{prefix}.{fold.previous}")
+    name = f"{prefix}.{fold.previous}.weight"
+    weight = others.get(name, norm.weight.detach())
     divisor = scale.to(weight)
-    parameters[weight_name] = weight / (divisor if fold.kind == "norm" else divisor.unsqueeze(1))
+    others[name] = (1 + weight) / divisor - 1 if fold.kind == "norm-plus-one" else weight / divisor
+    _divide_bias(norm, f"{prefix}.{fold.previous}.bias", divisor, others)
+
+
+def _divide_linear(
+    model: Any,
+    architecture: Architecture,
+    block: int,
+    fold: Fold,
+    scale: Tensor,
+    linears: Parameters,
+    others: Parameters,
+) -> None:
+    path = f"{architecture.blocks}.{block}.{fold.previous}"
+    rows = rows_of_channels(model, architecture, block, fold)
+    if rows is None:
+        raise ValueError(f"block {block}: {fold.previous} does not make the channels of {fold.name}")
+    weight = linears[f"{path}.weight"]  # (out, in)
+    rows = rows.to(weight.device)
+    scale = scale.to(weight)
+    divisor = torch.ones(len(weight), dtype=weight.dtype, device=weight.device)
+    divisor[rows] = scale
+    if not torch.equal(divisor[rows], scale):
+        raise ValueError(f"block {block}: scales of {fold.name} must be equal where one row of {fold.previous} is read")
+    linears[f"{path}.weight"] = weight / divisor.unsqueeze(1)
+    _divide_bias(linear(model, path), f"{path}.bias", divisor, others)
+
+
+def _divide_bias(module: Any, name: str, divisor: Tensor, others: Parameters) -> None:
     bias = getattr(module, "bias", None)
     if bias is not None:
-        parameters[bias_name] = parameters.get(bias_name, bias.detach()) / divisor
+        others[name] = others.get(name, bias.detach()) / divisor

@@ -27,9 +27,11 @@ def salient_channels(values: Array) -> NDArray[np.intp]:
 
 
 def top_share(values: Array) -> float:
-    """Share of the total that the top 1% of channels hold, 0 to 1."""
+    """Share of the total that the top 1% of channels hold, 0 to 1; where all are 0, their share of the channels."""
     total = values.sum()
-    return float(values[salient_channels(values)].sum() / total) if total > 0 else 0.0
+    if total <= 0:
+        return salient_count(len(values)) / len(values)
+    return float(values[salient_channels(values)].sum() / total)
 
 
 def enrichment(values: Array) -> float:

@@ -4,6 +4,9 @@ Each block is passed over twice for each split. The first pass gathers moments a
 site; the second counts what lies beyond six standard deviations (which needs the pooled deviation first) and
 replays the few candidates whose error is wanted for each group of held-out windows. At most one block's
 second moments are alive, whatever the number of tokens.
+
+An expert of a mixture to which no token of a split was routed has magnitudes, moments and errors of 0 there: its
+channels are all alike, its best exponent is 0 (round-to-nearest), and its reduction 1.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from awq_core.architecture import Role
 from awq_core.importance import enrichment, importance
+from awq_core.layer_datasets import channels_dataset, errors_dataset
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS
+from awq_core.mechanism import measure_mechanism
 from awq_core.moments import ChannelMoments, MeasurementError
 from awq_core.output_error import error_grid
 from awq_core.quantizer import QuantizerName
@@ -53,6 +58,7 @@ class LayerSettings:
 class _Site:
     """One input site of one block while it is being measured."""
 
+    role: Role
     moments: dict[str, ChannelMoments]
     second_moments: dict[str, Tensor]
     outliers: dict[str, Tensor] = field(default_factory=dict)
@@ -79,7 +85,7 @@ def measure_layers(
         records += block_records
         source.advance(block)
         progress(block + 1, source.blocks)
-    return _channels_dataset(sites, records), _errors_dataset(records, settings)
+    return channels_dataset(sites, records), errors_dataset(records, settings.quantizers, settings.bits, CHOICES)
 
 
 def _measure_block(
@@ -88,11 +94,11 @@ def _measure_block(
     source.begin(block)
     linears = source.linears(block)
     sites = _first_pass(source, block, linears, settings)
-    errors = {entry.name: _linear_errors(entry, sites[entry.role], settings) for entry in linears}
+    errors = {entry.name: _linear_errors(entry, sites[entry.site], settings) for entry in linears}
     summed = _second_pass(source, block, linears, sites, errors, settings)
-    site_records = [_site_record(block, role, site, settings) for role, site in sites.items()]
+    site_records = [_site_record(block, name, site, settings) for name, site in sites.items()]
     linear_records = [
-        _linear_record(entry, sites[entry.role], errors[entry.name], summed[entry.name].numpy(), settings)
+        _linear_record(entry, sites[entry.site], errors[entry.name], summed[entry.name].numpy(), settings)
         for entry in linears
     ]
     return site_records, linear_records
@@ -100,26 +106,28 @@ def _measure_block(
 
 def _first_pass(
     source: LayerSource, block: int, linears: list[LinearWeights], settings: LayerSettings
-) -> dict[Role, _Site]:
-    widths = {entry.role: entry.weight.shape[1] for entry in linears}
-    device = linears[0].weight.device
-    sites = {
-        role: _Site(
-            {split: ChannelMoments(width, settings.groups, device) for split in SPLITS},
-            {split: torch.zeros(width, width, dtype=settings.arithmetic, device=device) for split in SPLITS},
-        )
-        for role, width in widths.items()
-    }
+) -> dict[str, _Site]:
+    sites = {entry.site: _new_site(entry, settings) for entry in linears}
     for split in SPLITS:
         for group, inputs in source.passes(block, split):
-            for role, site in sites.items():
+            for name, site in sites.items():
                 try:
-                    site.moments[split].update(inputs[role], group)
+                    site.moments[split].update(inputs[name], group)
                 except MeasurementError as problem:
-                    raise MeasurementError(f"block {block}, {role}: {problem}") from None
-                x = inputs[role].to(settings.arithmetic)  # (T, in)
+                    raise MeasurementError(f"block {block}, {name}: {problem}") from None
+                x = inputs[name].to(settings.arithmetic)  # (T, in)
                 site.second_moments[split].addmm_(x.T, x)
     return sites
+
+
+def _new_site(entry: LinearWeights, settings: LayerSettings) -> _Site:
+    width, device = entry.weight.shape[1], entry.weight.device
+    of_an_expert = entry.site != entry.role
+    return _Site(
+        entry.role,
+        {split: ChannelMoments(width, settings.groups, device, may_be_empty=of_an_expert) for split in SPLITS},
+        {split: torch.zeros(width, width, dtype=settings.arithmetic, device=device) for split in SPLITS},
+    )
 
 
 def _linear_errors(entry: LinearWeights, site: _Site, settings: LayerSettings) -> np.ndarray:
@@ -142,31 +150,31 @@ def _second_pass(
     source: LayerSource,
     block: int,
     linears: list[LinearWeights],
-    sites: dict[Role, _Site],
+    sites: dict[str, _Site],
     errors: dict[str, np.ndarray],
     settings: LayerSettings,
 ) -> dict[str, Tensor]:
     """Count outliers; sum every candidate's squared held-out output for each group, `(groups, candidates)`."""
     limits = {}
-    for role, site in sites.items():
+    for name, site in sites.items():
         for split in SPLITS:
             moments = site.moments[split]
             site.outliers[split] = torch.zeros_like(moments.max_abs)
-            limits[role, split] = OUTLIER_SIGMA * moments.variance().sqrt()
-    candidates = {entry.name: _candidates(entry, sites[entry.role], errors[entry.name], settings) for entry in linears}
+            limits[name, split] = OUTLIER_SIGMA * moments.variance().sqrt()
+    candidates = {entry.name: _candidates(entry, sites[entry.site], errors[entry.name], settings) for entry in linears}
     summed = {
         entry.name: torch.zeros(settings.groups, len(candidates[entry.name]), dtype=torch.float64) for entry in linears
     }
     for split in SPLITS:
         for group, inputs in source.passes(block, split):
-            for role, site in sites.items():
-                x = inputs[role].to(torch.float64)
-                site.outliers[split] += (x.abs() > limits[role, split]).sum(dim=0)
+            for name, site in sites.items():
+                x = inputs[name].to(torch.float64)
+                site.outliers[split] += (x.abs() > limits[name, split]).sum(dim=0)
             if split != "heldout":
                 continue
             for entry in linears:
                 stacked = candidates[entry.name]  # (candidates, out, in)
-                outputs = inputs[entry.role].to(REPLAY) @ stacked.flatten(0, 1).T  # (T, candidates * out)
+                outputs = inputs[entry.site].to(REPLAY) @ stacked.flatten(0, 1).T  # (T, candidates * out)
                 squares = outputs.square_().unflatten(1, stacked.shape[:2]).sum(dim=(0, 2), dtype=torch.float64)
                 summed[entry.name][group] += squares.cpu()
     return summed
@@ -195,11 +203,11 @@ def _replayed(settings: LayerSettings) -> list[tuple[int, int]]:
     ]
 
 
-def _site_record(block: int, role: Role, site: _Site, settings: LayerSettings) -> dict[str, Any]:
+def _site_record(block: int, name: str, site: _Site, settings: LayerSettings) -> dict[str, Any]:
     values = {}
     for split in SPLITS:
         moments = site.moments[split]
-        count = float(moments.counts.sum())
+        count = max(1.0, float(moments.counts.sum()))
         values[split] = {
             "magnitude": moments.magnitude(),
             "mean": moments.mean(),
@@ -210,7 +218,7 @@ def _site_record(block: int, role: Role, site: _Site, settings: LayerSettings) -
         }
     heldout = site.moments["heldout"]
     without = [float(heldout.excess_kurtosis(without=g).mean()) for g in range(settings.groups)]
-    return {"block": block, "role": role, "values": values, "kurtosis_without_group": without}
+    return {"block": block, "name": name, "role": site.role, "values": values, "kurtosis_without_group": without}
 
 
 def _linear_record(
@@ -227,79 +235,15 @@ def _linear_record(
     )  # NaN where nothing was replayed
     for index, (q, b) in enumerate(_replayed(settings)):
         group_error[q, b] = summed[:, 1 + 2 * index : 3 + 2 * index].T
+    weight = entry.weight.to(settings.arithmetic)
+    magnitude = site.moments["calibration"].magnitude()
+    second_moments = [site.second_moments[split] for split in SPLITS]
     return {
         "entry": entry,
         "weight_size": weight_size,
         "errors": errors,
+        "mechanism": measure_mechanism(weight, magnitude, second_moments, JUDGED_BITS),
         "group_error": group_error,
         "group_power": summed[:, 0],
         "enrichment_without_group": without,
     }
-
-
-def _channels_dataset(sites: list[dict[str, Any]], records: list[dict[str, Any]]) -> xr.Dataset:
-    widest = max(len(record["weight_size"]) for record in records)
-    names = list(sites[0]["values"][SPLITS[0]])
-
-    def padded(values: Any) -> np.ndarray:
-        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
-        return np.pad(array, (0, widest - len(array)), constant_values=np.nan)
-
-    data: dict[str, Any] = {
-        name: (
-            ("split", "site", "channel"),
-            np.stack([[padded(site["values"][split][name]) for site in sites] for split in SPLITS]),
-        )
-        for name in names
-    }
-    data["weight_size"] = (("linear", "channel"), np.stack([padded(record["weight_size"]) for record in records]))
-    data["kurtosis_without_group"] = (("site", "group"), np.array([s["kurtosis_without_group"] for s in sites]))
-    data["enrichment_without_group"] = (("linear", "group"), np.array([r["enrichment_without_group"] for r in records]))
-    coordinates = {
-        "split": list(SPLITS),
-        "site": [_site_label(site["block"], site["role"]) for site in sites],
-        "site_block": ("site", [site["block"] for site in sites]),
-        "site_role": ("site", [site["role"] for site in sites]),
-        "site_width": ("site", [len(site["values"]["heldout"]["magnitude"]) for site in sites]),
-        **_linear_coordinates(records),
-    }
-    return xr.Dataset(data, coordinates)
-
-
-def _errors_dataset(records: list[dict[str, Any]], settings: LayerSettings) -> xr.Dataset:
-    group_error = np.stack([r["group_error"] for r in records])
-    return xr.Dataset(
-        {
-            "output_error": (
-                ("linear", "quantizer", "bits", "alpha", "split"),
-                np.stack([r["errors"] for r in records]),
-            ),
-            "group_error": (("linear", "quantizer", "judged_bits", "choice", "group"), group_error),
-            "group_power": (("linear", "group"), np.stack([r["group_power"] for r in records])),
-        },
-        {
-            "quantizer": list(settings.quantizers),
-            "bits": list(settings.bits),
-            "alpha": list(ALPHAS),
-            "split": list(SPLITS),
-            "judged_bits": list(JUDGED_BITS),
-            "choice": list(CHOICES),
-            **_linear_coordinates(records),
-        },
-    )
-
-
-def _linear_coordinates(records: list[dict[str, Any]]) -> dict[str, Any]:
-    entries: list[LinearWeights] = [record["entry"] for record in records]
-    return {
-        "linear": [entry.name for entry in entries],
-        "linear_block": ("linear", [entry.block for entry in entries]),
-        "linear_family": ("linear", [entry.family for entry in entries]),
-        "linear_site": ("linear", [_site_label(entry.block, entry.role) for entry in entries]),
-        "in_features": ("linear", [entry.weight.shape[1] for entry in entries]),
-        "out_features": ("linear", [entry.weight.shape[0] for entry in entries]),
-    }
-
-
-def _site_label(block: int, role: Role) -> str:
-    return f"block {block} {role}"

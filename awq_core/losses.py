@@ -28,7 +28,7 @@ def measure_losses(
     model: Any,
     strategies: list[Strategy],
     heldout: np.ndarray,
-    search: dict[str, Any],
+    attributes: dict[str, Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> xr.Dataset:
     """Dataset `losses` (`docs/datasets.md`).
@@ -37,7 +37,7 @@ def measure_losses(
         model: the full-precision model; it is the same afterwards.
         strategies: full precision first.
         heldout: token ids `[windows, length]`.
-        search: what the searches chose, plain values, kept as the attribute `search`.
+        attributes: plain values to keep with the dataset, each as JSON.
         progress: called with `(strategies done, strategies)`.
 
     Raises:
@@ -69,8 +69,9 @@ def measure_losses(
             "strategy_method": ("strategy", [s.method for s in strategies]),
             "strategy_bits": ("strategy", [s.bits for s in strategies]),
             "strategy_deploys": ("strategy", [int(s.deploys) for s in strategies]),
+            "strategy_needs": ("strategy", [s.needs for s in strategies]),
         },
-        {"search": json.dumps(search)},
+        {name: json.dumps(values) for name, values in attributes.items()},
     )
 
 
@@ -83,12 +84,25 @@ def _final_hidden(model: Any, ids: Tensor) -> list[Tensor]:
     return kept
 
 
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Next-token logits `(..., vocabulary)` in float32, or float64 in a float64 model.
+
+    Args:
+        model: its output head is applied, and the soft cap on logits that its configuration may ask for (Gemma 2).
+        hidden: `(..., width)`, what reaches the head.
+    """
+    logits = model.get_output_embeddings()(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 def _score(model: Any, ids: Tensor, hidden: list[Tensor], reference: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss and mean KL(full || strategy) of every window, `[windows]` each, nats per token."""
-    head = model.get_output_embeddings()
+    vocabulary = len(model.get_output_embeddings().weight)
     window = 0
     losses, divergences = [], []
-    per_chunk = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
+    per_chunk = max(1, LOGIT_ELEMENTS // vocabulary)
     for states, full_states in zip(hidden, reference, strict=True):
         for row, full_row in zip(states, full_states, strict=True):
             targets = ids[window, 1:]
@@ -96,8 +110,8 @@ def _score(model: Any, ids: Tensor, hidden: list[Tensor], reference: list[Tensor
             for start in range(0, len(targets), per_chunk):
                 part = slice(start, min(start + per_chunk, len(targets)))
                 with torch.no_grad():
-                    log_p = torch.log_softmax(head(row[part]).float(), dim=-1)  # (t, V)
-                    log_full = torch.log_softmax(head(full_row[part]).float(), dim=-1)
+                    log_p = torch.log_softmax(logits_of(model, row[part]), dim=-1)  # (t, V)
+                    log_full = torch.log_softmax(logits_of(model, full_row[part]), dim=-1)
                 loss += -log_p.gather(1, targets[part, None]).sum(dtype=torch.float64).cpu()
                 divergence += (log_full.exp() * (log_full - log_p)).sum(dtype=torch.float64).cpu()
             losses.append(float(loss) / len(targets))

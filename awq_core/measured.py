@@ -19,6 +19,8 @@ QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
 BITS = (2, 3, 4, 6, 8)
 JUDGED_BITS = (4, 3)
 ALPHAS = tuple(i / 20 for i in range(21))
+TRAFFIC_KINDS = ("prose", "code", "json", "long-prompts", "languages")
+"""What models are asked in use; the passages are the project's own (`fixtures/texts/traffic`)."""
 GROUPS = 16
 """Groups of neighbouring held-out windows, resampled where a claim is about a single linear."""
 
@@ -36,6 +38,7 @@ class Measured:
         losses: window losses and logit divergences by strategy; None for a twin.
         tokens: the exact ids, `calibration` and `heldout`, each `[sequences, length]`.
         provenance: plain values: model id, revision, hashes, dtype, device, versions, effort, seed, times.
+        traffic: magnitudes and errors under each kind of traffic; None where it was not measured.
         twins: the model's untrained twins, one per seed of their initialiser.
         scenarios: a planted control's further scenarios by name; empty for any other model.
     """
@@ -48,6 +51,7 @@ class Measured:
     losses: xr.Dataset | None
     tokens: dict[str, np.ndarray]
     provenance: dict[str, Any]
+    traffic: xr.Dataset | None = None
     twins: tuple[Measured, ...] = ()
     scenarios: dict[str, Measured] = field(default_factory=dict)
 

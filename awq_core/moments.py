@@ -21,11 +21,16 @@ class ChannelMoments:
         width: channels.
         groups: groups of tokens that can be pooled or left out later.
         device: where the inputs live.
+        may_be_empty: without tokens every moment is 0, where it would be an error: an expert of a mixture may be
+            chosen by no token, or by those of one group alone.
 
     The sums are about a shift (the first batch's mean), so that a large mean does not cancel the variance away.
     """
 
-    def __init__(self, width: int, groups: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, width: int, groups: int = 1, device: torch.device | str = "cpu", *, may_be_empty: bool = False
+    ) -> None:
+        self.may_be_empty = may_be_empty
         # MPS has no float64; every other device that torch knows has.
         self.counts = torch.zeros(groups, dtype=torch.float64, device=device)
         self.power_sums = torch.zeros(groups, 4, width, dtype=torch.float64, device=device)  # of (x - shift)^k
@@ -43,6 +48,8 @@ class ChannelMoments:
         Raises:
             MeasurementError: if any value is NaN or infinite.
         """
+        if self.may_be_empty and not len(inputs):
+            return
         x = inputs.to(torch.float64)  # (T, width)
         total = x.sum(dim=0)
         if not torch.isfinite(total).all() and not torch.isfinite(x).all():
@@ -88,12 +95,15 @@ class ChannelMoments:
         return variance, fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
 
     def _shift(self) -> Tensor:
-        if self.shift is None:
-            raise MeasurementError("no tokens were measured")
-        return self.shift
+        if self.shift is not None:
+            return self.shift
+        if self.may_be_empty:
+            return torch.zeros_like(self.max_abs)
+        raise MeasurementError("no tokens were measured")
 
     def _count(self, without: int | None) -> Tensor:
-        return self._pool(self.counts, without)
+        count = self._pool(self.counts, without)
+        return count.clamp(min=1.0) if self.may_be_empty else count
 
     def _pool(self, sums: Tensor, without: int | None) -> Tensor:
         total = sums.sum(dim=0)

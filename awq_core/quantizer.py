@@ -54,13 +54,26 @@ def quantize_groups(weight: Tensor, bits: int, group_size: int) -> QuantizedGrou
     _check_bits(bits)
     if group_size < 1 or weight.shape[-1] % group_size:
         raise ValueError(f"group_size must divide the input width {weight.shape[-1]}, got {group_size}")
-    top = 2**bits - 1
     groups = weight.unflatten(-1, (-1, group_size))  # (..., out, groups, g)
-    low, high = groups.aminmax(dim=-1)  # (..., out, groups)
-    steps = (high - low).clamp(min=SMALLEST_RANGE) / top
-    zero_points = (-torch.round(low / steps)).clamp(0, top)
-    codes = (torch.round(groups / steps.unsqueeze(-1)) + zero_points.unsqueeze(-1)).clamp(0, top)
+    steps, zero_points = steps_and_zero_points(groups, bits)
+    codes = (torch.round(groups / steps.unsqueeze(-1)) + zero_points.unsqueeze(-1)).clamp(0, 2**bits - 1)
     return QuantizedGroups(codes.flatten(-2), steps, zero_points)
+
+
+def steps_and_zero_points(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The asymmetric quantizer's step and zero point of every group.
+
+    Args:
+        groups: `(..., g)` weights.
+        bits: precision.
+
+    Returns:
+        `(steps, zero_points)`, both `(...)`.
+    """
+    top = 2**bits - 1
+    low, high = groups.aminmax(dim=-1)  # (...)
+    steps = (high - low).clamp(min=SMALLEST_RANGE) / top
+    return steps, (-torch.round(low / steps)).clamp(0, top)
 
 
 def quantize_rows(weight: Tensor, bits: int) -> Tensor:

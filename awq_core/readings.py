@@ -42,6 +42,8 @@ def hockey_stick(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """Mean importance of the top 1% of channels over the median importance, `(linear,)`."""
 
     def ratio(values: np.ndarray) -> float:
+        if not values.any():  # an expert that no token reached: all channels are alike
+            return 1.0
         return float(values[channel_importance.salient_channels(values)].mean() / np.median(values))
 
     return _per_linear(importance(measured, split), ratio)
@@ -74,7 +76,7 @@ def outlier_ratio(measured: Measured, split: str = "heldout") -> xr.DataArray:
 def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """ln(largest / median channel magnitude), `(site,)`."""
     magnitude = measured.channels["magnitude"].sel(split=split)
-    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))), "site")
+    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() else 0.0, "site")
 
 
 def best_alpha(measured: Measured, quantizer: str, bits: int) -> xr.DataArray:
@@ -95,6 +97,24 @@ def error_at(
     wanted = np.broadcast_to(np.asarray(alpha), len(table))
     nearest = np.abs(measured.errors["alpha"].values - wanted[:, None]).argmin(axis=1)
     return _per_linear_error(measured, np.take_along_axis(table, nearest[:, None], axis=1)[:, 0])
+
+
+def error_ratio(errors: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
+    """`errors / reference`, `(linear,)`; 1 where both are zero: an expert that no token reached."""
+    neither = (errors.values == 0) & (reference.values == 0)
+    return errors.copy(data=np.where(neither, 1.0, errors.values / np.where(neither, 1.0, reference.values)))
+
+
+def inverse_error(measured: Measured, bits: int, alpha: float, split: str = "heldout") -> xr.DataArray:
+    """Output error with `1 / s`, the salient weights scaled down, under asym-g128, `(linear,)`."""
+    values = measured.errors["inverse_error"].sel(judged_bits=bits, inverse_alpha=alpha, split=split)
+    return _per_linear_error(measured, values.values)
+
+
+def factor_error(measured: Measured, bits: int, factor: float, split: str = "heldout") -> xr.DataArray:
+    """Output error with the top 1% of channels times a factor, under asym-g128, `(linear,)`."""
+    values = measured.errors["factor_error"].sel(judged_bits=bits, factor=factor, split=split)
+    return _per_linear_error(measured, values.values)
 
 
 def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldout") -> xr.DataArray:

@@ -31,6 +31,39 @@ def official_scales(magnitude: Tensor, alpha: float) -> Tensor:
     return scales / (scales.max() * scales.min()).sqrt()
 
 
+def duo_scales(magnitude: Tensor, weight_size: Tensor, alpha: float) -> Tensor:
+    """AutoAWQ's and llm-compressor's scales, which weigh activations against weights ("duo scaling").
+
+    `clamp(x^a / (w^(1 - a) + 1e-4), 1e-4)`, divided by `sqrt(max * min)`. No exponent gives ones, so
+    round-to-nearest is not among the candidates.
+
+    Args:
+        magnitude: `(in,)`, mean over tokens of abs(x).
+        weight_size: `(in,)`, `relative_weight_size` of the weights that read it.
+        alpha: exponent of the activations; `1 - alpha` is the weights'.
+
+    Returns:
+        `(in,)`, positive.
+    """
+    scales = (magnitude.pow(alpha) / (weight_size.pow(1 - alpha) + SMALLEST_SCALE)).clamp(min=SMALLEST_SCALE)
+    return scales / (scales.max() * scales.min()).sqrt()
+
+
+def relative_weight_size(weight: Tensor, group_size: int) -> Tensor:
+    """AutoAWQ's weight statistic: mean over rows of abs(w) / (the group's largest abs(w) + 1e-6).
+
+    Args:
+        weight: `(out, in)`, the linears of a group stacked.
+        group_size: weights in a group; must divide `in`.
+
+    Returns:
+        `(in,)`, 0 to 1.
+    """
+    groups = weight.abs().unflatten(-1, (-1, group_size))  # (out, groups, g)
+    relative = groups / (groups.amax(dim=-1, keepdim=True) + 1e-6)
+    return relative.flatten(-2).mean(dim=0)
+
+
 def linear_scales(magnitude: Tensor, alphas: Tensor) -> Tensor:
     """Scales of one linear for many exponents: `(x / mean x)^alpha`, the ratio floored at 1e-4.
 

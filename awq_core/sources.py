@@ -23,6 +23,7 @@ class LinearWeights:
     block: int
     family: str
     role: Role
+    site: str  # unique in the block; the role, but for experts
     weight: Tensor  # (out, in)
 
 
@@ -39,8 +40,11 @@ class LayerSource(Protocol):
         """Called before a block's first pass."""
         ...
 
-    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[Role, Tensor]]]:
-        """`(group, {role: inputs (tokens, width)})` for each batch; the same tokens every time it is called."""
+    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """`(group, {site: inputs (tokens, width)})` for each batch; the same tokens every time it is called.
+
+        An expert's site may have no tokens in a batch: its inputs are then `(0, width)`.
+        """
         ...
 
     def advance(self, block: int) -> None:

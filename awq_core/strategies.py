@@ -1,12 +1,12 @@
-"""Ways to quantize a whole model, each as the parameters it changes.
+"""Ways to quantize a whole model, each as the parameters it changes, all under asym-g128.
 
-A strategy that *deploys* folds into an ordinary checkpoint; one that does not would need an extra
-multiplication at run time wherever no operation can absorb its scales.
+A strategy that *deploys* is an ordinary checkpoint of the same architecture; one that does not would need
+something more at run time, which its `needs` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
-from awq_core.architecture import Architecture, blocks_of, linear
-from awq_core.block_search import FoundScale, rounded
+from awq_core.architecture import Architecture, applicable_folds, blocks_of, linear, stored, weight_of
+from awq_core.block_search import FoundScale
+from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, GROUPED, Calibrated
 from awq_core.choices import best_alpha, constant_alpha
+from awq_core.clipping import clipped
 from awq_core.folding import Parameters, fold_block
+from awq_core.importance import salient_channels
+from awq_core.quantizer import round_to_nearest
 from awq_core.scales import linear_scales, scaled_round_to_nearest
+
+RANDOM_CHOICES = 10
+"""Random choices of the channels that are kept: the chance that choosing by weight is held against."""
+
+A_SCALE_AT_RUN_TIME = "a multiplication at run time wherever no operation absorbs the scale"
+MIXED_PRECISION = "two precisions in one matrix"
 
 
 @dataclass(frozen=True)
@@ -27,64 +38,163 @@ class Strategy:
     """One way to quantize a model.
 
     Attributes:
-        method: `full`, `rtn`, `awq-linear`, `awq-block`, `awq-constant` or `awq-half`.
+        method: what is done, such as `rtn` or `awq-block` (see `docs/datasets.md`).
         bits: precision; 0 for `full`.
-        deploys: whether it folds into an ordinary checkpoint.
-        parameters: makes the parameters that differ from the full-precision model's.
+        parameters: makes the parameters that differ from the full-precision model's, in their own layout.
+        needs: what it needs beyond an ordinary checkpoint; empty where it deploys as it is.
     """
 
     method: str
     bits: int
-    deploys: bool
     parameters: Callable[[], Parameters]
+    needs: str = ""
 
     @property
     def name(self) -> str:
         """`full`, or the method and its bits: `awq-block-3`."""
         return self.method if self.bits == 0 else f"{self.method}-{self.bits}"
 
+    @property
+    def deploys(self) -> bool:
+        """Whether it is an ordinary checkpoint."""
+        return not self.needs
 
-def strategies(
-    model: Any,
-    architecture: Architecture,
-    channels: xr.Dataset,
-    errors: xr.Dataset,
-    found: dict[int, list[FoundScale]],
-) -> list[Strategy]:
-    """Every strategy that claims compare, all under asym-g128; full precision first.
+
+class Strategies:
+    """Makes strategies for one model.
 
     Args:
         model: the full-precision model.
         architecture: its row of the table.
         channels: the layer-level instrument's first dataset (its calibration magnitudes make the scales).
         errors: its second (its calibration errors choose the exponents).
-        found: the block-level search's scales by bits.
+        seed: of the random choices of channels.
     """
-    names = errors["linear"].values.tolist()
-    magnitudes = _magnitudes(channels)
 
-    def scaled(method: str, bits: int, alphas: dict[str, float], deploys: bool = False) -> Strategy:
-        return Strategy(method, bits, deploys, lambda: _scaled_parameters(model, bits, alphas, magnitudes))
+    def __init__(
+        self, model: Any, architecture: Architecture, channels: xr.Dataset, errors: xr.Dataset, seed: int = 0
+    ) -> None:
+        self.model = model
+        self.architecture = architecture
+        self.errors = errors
+        self.seed = seed
+        self.names = [str(name) for name in errors["linear"].values]
+        self.magnitudes = _calibration_magnitudes(channels)
+        sites = {site.name for site in architecture.sites}
+        folds_everywhere = all(
+            {site for fold in applicable_folds(model, architecture, block) for site in fold.sites} == sites
+            for block in range(len(blocks_of(model, architecture)))
+        )
+        self.unfolded = "" if folds_everywhere else A_SCALE_AT_RUN_TIME
 
-    rtn = dict.fromkeys(names, 0.0)
-    listed = [Strategy("full", 0, True, dict), scaled("rtn", 2, rtn, deploys=True)]
-    for bits, scales in sorted(found.items()):
-        each = best_alpha(errors, "asym-g128", bits)
-        constant = constant_alpha(errors, "asym-g128", bits)
-        listed += [
-            scaled("rtn", bits, rtn, deploys=True),
-            scaled("awq-linear", bits, dict(zip(names, each.values.tolist(), strict=True))),
-            _block_strategy(model, architecture, bits, scales),
-            scaled("awq-constant", bits, dict.fromkeys(names, constant)),
-            scaled("awq-half", bits, dict.fromkeys(names, 0.5)),
+    def standard(self, bits: tuple[int, ...], found: Calibrated) -> list[Strategy]:
+        """Full precision first, RTN at 2 bits, then at each precision RTN, AWQ's kinds and what was calibrated."""
+        listed = [Strategy("full", 0, dict), self.round_to_nearest(2)]
+        for precision in sorted(bits):
+            each = best_alpha(self.errors, "asym-g128", precision)
+            alphas = dict(zip(self.names, each.values.tolist(), strict=True))
+            constant = constant_alpha(self.errors, "asym-g128", precision)
+            listed += [
+                self.round_to_nearest(precision),
+                # Linears that share an input have exponents of their own here: no one operation absorbs several scales.
+                self._scaled("awq-linear", precision, alphas, A_SCALE_AT_RUN_TIME),
+                self._scaled("awq-constant", precision, dict.fromkeys(self.names, constant), self.unfolded),
+                self._scaled("awq-half", precision, dict.fromkeys(self.names, 0.5), self.unfolded),
+                *self.calibrated(precision, found),
+            ]
+        return listed
+
+    def round_to_nearest(self, bits: int) -> Strategy:
+        """Every linear rounded as it is."""
+        return Strategy("rtn", bits, lambda: self._rounded(dict(self._weights()), bits))
+
+    def calibrated(self, bits: int, found: Calibrated, suffix: str = "") -> list[Strategy]:
+        """What calibrating found at one precision; `suffix` tells calibrations on other tokens apart."""
+        listed = [
+            self._folded(f"{method}{suffix}", bits, found.scales[method, bits])
+            for method in (BLOCK, DUO, GROUPED)
+            if (method, bits) in found.scales
         ]
-    return listed
+        if bits in found.limits:
+            listed.append(self._folded(f"{CLIP}{suffix}", bits, found.scales[BLOCK, bits], found.limits[bits]))
+        for method in (GPTQ, GPTQ_ORDER):
+            if (method, bits) in found.weights:
+                listed.append(self._given(f"{method}{suffix}", bits, found.weights[method, bits]))
+        return listed
+
+    def kept(self, bits: int) -> list[Strategy]:
+        """1% of every linear's input channels in full precision: by activation, by weight, at random.
+
+        The paper's Table 1. Everything is rounded to nearest; then the chosen columns are put back.
+        """
+        by_activation = {name: salient_channels(self.magnitudes[name]) for name in self.names}
+        by_weight = {
+            name: salient_channels(weight.abs().mean(dim=0, dtype=torch.float64).cpu().numpy())
+            for name, weight in self._weights()
+        }
+        listed = [self._keeping("keep-activation", bits, by_activation), self._keeping("keep-weight", bits, by_weight)]
+        for choice in range(RANDOM_CHOICES):
+            generator = np.random.default_rng([self.seed, choice])
+            drawn = {
+                name: generator.choice(len(self.magnitudes[name]), len(by_activation[name]), replace=False)
+                for name in self.names
+            }
+            listed.append(self._keeping(f"keep-random{choice}", bits, drawn))
+        return listed
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name in self.names:
+            yield name, weight_of(linear(self.model, name))
+
+    def _scaled(self, method: str, bits: int, alphas: dict[str, float], needs: str) -> Strategy:
+        def parameters() -> Parameters:
+            changed = {}
+            for name, weight in self._weights():
+                magnitude = torch.as_tensor(self.magnitudes[name], dtype=torch.float64, device=weight.device)
+                scales = linear_scales(magnitude, torch.tensor([alphas[name]], dtype=torch.float64))[0]  # (in,)
+                changed[name] = scaled_round_to_nearest(weight, scales.to(weight.dtype), "asym-g128", bits)
+            return self._stored(changed)
+
+        return Strategy(method, bits, parameters, needs)
+
+    def _folded(
+        self, method: str, bits: int, scales: list[FoundScale], limits: Mapping[str, Tensor] | None = None
+    ) -> Strategy:
+        def parameters() -> Parameters:
+            linears, others = folded_parameters(self.model, self.architecture, scales)
+            weights = {name.removesuffix(".weight"): weight for name, weight in linears.items()}
+            for name, bounds in (limits or {}).items():
+                weights[name] = clipped(weights[name], bounds)
+            return self._rounded(weights, bits) | others
+
+        return Strategy(method, bits, parameters)
+
+    def _keeping(self, method: str, bits: int, chosen: Mapping[str, np.ndarray]) -> Strategy:
+        def parameters() -> Parameters:
+            changed = {}
+            for name, weight in self._weights():
+                quantized = round_to_nearest(weight, "asym-g128", bits)
+                columns = torch.as_tensor(chosen[name], device=weight.device)
+                quantized[:, columns] = weight[:, columns]
+                changed[name] = quantized
+            return self._stored(changed)
+
+        return Strategy(method, bits, parameters, needs=MIXED_PRECISION)
+
+    def _given(self, method: str, bits: int, weights: Mapping[str, Tensor]) -> Strategy:
+        return Strategy(method, bits, lambda: self._stored(weights))
+
+    def _rounded(self, weights: Mapping[str, Tensor], bits: int) -> Parameters:
+        return self._stored({name: round_to_nearest(weight, "asym-g128", bits) for name, weight in weights.items()})
+
+    def _stored(self, weights: Mapping[str, Tensor]) -> Parameters:
+        return {f"{name}.weight": stored(linear(self.model, name), weight) for name, weight in weights.items()}
 
 
 def folded_parameters(
     model: Any, architecture: Architecture, scales: list[FoundScale]
 ) -> tuple[Parameters, Parameters]:
-    """Parameters of the whole model after folding, before rounding: `(linear weights, norms and biases)`."""
+    """The whole model after folding, before rounding: `(linear weights (out, in), norms, biases and routers)`."""
     linears: Parameters = {}
     others: Parameters = {}
     for block in range(len(blocks_of(model, architecture))):
@@ -113,27 +223,7 @@ def applied(model: Any, parameters: Parameters) -> Iterator[None]:
             present[name].data = original
 
 
-def _block_strategy(model: Any, architecture: Architecture, bits: int, scales: list[FoundScale]) -> Strategy:
-    def parameters() -> Parameters:
-        linears, others = folded_parameters(model, architecture, scales)
-        return rounded(linears, bits) | others
-
-    return Strategy("awq-block", bits, True, parameters)
-
-
-def _scaled_parameters(
-    model: Any, bits: int, alphas: dict[str, float], magnitudes: dict[str, np.ndarray]
-) -> Parameters:
-    changed: Parameters = {}
-    for name, alpha in alphas.items():
-        weight = linear(model, name).weight.detach()
-        magnitude = torch.as_tensor(magnitudes[name], dtype=torch.float64, device=weight.device)
-        scales = linear_scales(magnitude, torch.tensor([alpha], dtype=torch.float64))[0].to(weight.dtype)  # (in,)
-        changed[f"{name}.weight"] = scaled_round_to_nearest(weight, scales, "asym-g128", bits)
-    return changed
-
-
-def _magnitudes(channels: xr.Dataset) -> dict[str, np.ndarray]:
+def _calibration_magnitudes(channels: xr.Dataset) -> dict[str, np.ndarray]:
     """Calibration magnitude `[in_features]` of each linear's input."""
     magnitude = channels["magnitude"].sel(split="calibration").transpose("site", "channel")
     found = {}

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from awq_core.architecture import Architecture, Role, blocks_of, linear, linears_of_block
+from awq_core.architecture import Architecture, blocks_of, linear, linears_of_block, weight_of
 from awq_core.sources import LinearWeights
 
 BATCH_TOKENS = 4096
 """Tokens in one forward pass of a block."""
+
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional (after the hidden states) and keyword arguments of a call."""
 
 
 class _ReachedFirstBlock(Exception):  # noqa: N818 -- a signal, not an error
@@ -46,7 +49,7 @@ class BlockStream:
         self.modules = blocks_of(model, architecture)
         self.blocks = len(self.modules)
         self.groups = groups
-        self.block_arguments: dict[int, list[dict[str, Any]]] = {}  # by sequence length: splits may differ in it
+        self.block_arguments: dict[int, list[_Arguments]] = {}  # by sequence length: splits may differ in it
         self.hidden: dict[str, list[tuple[int, Tensor]]] = {
             split: [(group, self._embed(ids)) for group, ids in _batches(array, groups)]
             for split, array in sequences.items()
@@ -55,20 +58,20 @@ class BlockStream:
     def linears(self, block: int) -> list[LinearWeights]:
         """The block's linears with their weights `(out, in)`."""
         return [
-            LinearWeights(n.name, n.block, n.family, n.role, linear(self.model, n.name).weight.detach())
+            LinearWeights(n.name, n.block, n.family, n.role, n.site, weight_of(linear(self.model, n.name)))
             for n in linears_of_block(self.architecture, block)
         ]
 
-    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[Role, Tensor]]]:
-        """One forward pass of a block over a split: `(group, {role: inputs (tokens, width)})` for each batch."""
-        captured: dict[Role, Tensor] = {}
+    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """One forward pass of a block over a split: `(group, {site: inputs (tokens, width)})` for each batch."""
+        captured: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for site in self.architecture.sites:
                 reader = self.modules[block].get_submodule(site.linears[0][1])
-                stack.enter_context(_hooked(reader, _keep_input(captured, site.role)))
+                stack.enter_context(_hooked(reader, _keep_input(captured, site.name)))
             for index, (group, hidden) in enumerate(self.hidden[split]):
                 self.outputs[split][index] = self.forward(block, hidden)
-                yield group, {role: x.flatten(0, -2) for role, x in captured.items()}
+                yield group, {site: x.flatten(0, -2) for site, x in captured.items()}
 
     def begin(self, block: int) -> None:
         """Make room for a block's outputs; every split must be passed over before `advance`."""
@@ -86,8 +89,9 @@ class BlockStream:
 
     def forward(self, block: int, hidden: Tensor) -> Tensor:
         """Output `(batch, length, width)` of one block for its input of the same shape."""
+        arguments, keywords = self.block_arguments[hidden.shape[1]][block]
         with torch.no_grad():
-            output = self.modules[block](hidden, **self.block_arguments[hidden.shape[1]][block])
+            output = self.modules[block](hidden, *arguments, **keywords)
         return output[0] if isinstance(output, tuple) else output
 
     def _embed(self, ids: np.ndarray) -> Tensor:
@@ -114,16 +118,16 @@ def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarr
             yield group, members[start : start + per_batch]
 
 
-def _block_arguments(model: Any, modules: nn.ModuleList, ids: Tensor) -> list[dict[str, Any]]:
-    """Keyword arguments that each block is called with (positions, masks), for a batch of one sequence.
+def _block_arguments(model: Any, modules: nn.ModuleList, ids: Tensor) -> list[_Arguments]:
+    """What each block is called with beside hidden states (positions, masks), for a batch of one sequence.
 
     Sequences of one length have no padding, so these hold, broadcast, for every batch of that length.
     """
-    arguments: list[dict[str, Any]] = [{} for _ in modules]
+    arguments: list[_Arguments] = [((), {}) for _ in modules]
 
     def keep(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            arguments[index] = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            arguments[index] = args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}
 
         return hook
 
@@ -134,9 +138,9 @@ def _block_arguments(model: Any, modules: nn.ModuleList, ids: Tensor) -> list[di
     return arguments
 
 
-def _keep_input(captured: dict[Role, Tensor], role: Role) -> Callable[..., None]:
+def _keep_input(captured: dict[str, Tensor], site: str) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured[role] = args[0]
+        captured[site] = args[0]
 
     return hook
 

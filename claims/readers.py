@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from awq_core.by_block import estimate_by_block, with_parts
-from awq_core.evidence import Threshold, Verdict
+from awq_core.evidence import Interval, Threshold, Verdict
 from awq_core.importance import SMALLEST_WIDTH
 from awq_core.intervals import Estimate, InsufficientDataError, cluster_estimate
 from awq_core.judgement import verdict_of
@@ -97,6 +97,38 @@ def where_layers_gain(measured: Measured, setting: Setting) -> None:
             f"payoff.layers is not supported at {setting.bits} bits (reduction {gain.value:.3f}x): "
             "no gain is established"
         )
+
+
+def kinds_of_traffic(measured: Measured) -> xr.Dataset:
+    """The measurements under each kind of traffic.
+
+    Raises:
+        NotApplicableError: where they were not made (of the untrained twins one has them).
+    """
+    if measured.traffic is None:
+        raise NotApplicableError("other traffic was not measured")
+    return measured.traffic
+
+
+def deployed_quantizer_only(setting: Setting) -> None:
+    """For what is measured under the deployed quantizer alone.
+
+    Raises:
+        NotApplicableError: where another one is asked about.
+    """
+    if setting.quantizer != "asym-g128":
+        raise NotApplicableError("measured under asym-g128 alone")
+
+
+def exactly(value: float, counted: str, n: int) -> Estimate:
+    """An estimate that nothing is sampled for: its interval is the value itself.
+
+    Args:
+        value: what was found.
+        counted: what it was found over: weights, linears, examples.
+        n: how many of them.
+    """
+    return Estimate(value, Interval(value, value, "exact: nothing is sampled", counted, n), 0.0, float("inf"))
 
 
 def linear_reductions(measured: Measured, setting: Setting) -> xr.DataArray:

@@ -6,8 +6,9 @@ import xarray as xr
 from awq_core.by_block import as_blocks, estimate_by_block, spearman_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import best_alpha, constant_alpha, error_at, natural_log, top_share, window_differences
+from awq_core.readings import best_alpha, constant_alpha, error_at, natural_log, top_share
 from claims.claim import Setting, claim
+from claims.model_losses import BLOCK, CLIPPED, gaps
 from claims.prediction import captured_by_prediction
 from claims.readers import mean_over_windows, named, where_layers_gain, wide_enough, worth_recovering
 
@@ -15,12 +16,15 @@ from claims.readers import mean_over_windows, named, where_layers_gain, wide_eno
 def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
     """Loss of the constant exponent (every linear, unfolded) minus that of the block-level search (folded)."""
     worth_recovering(measured, setting)
-    constant = window_differences(measured, f"awq-constant-{setting.bits}")
-    block = window_differences(measured, f"awq-block-{setting.bits}")
+    constant, block, clipped = gaps(measured, setting, "awq-constant", "awq-block", "awq-block-clip")
+    against_clipped = mean_over_windows(constant - clipped, setting)
     details: dict[str, float | str] = {
         "the constant": constant_alpha(measured, "asym-g128", setting.precision),
-        "gap of the constant (needs a run-time scale at o under grouped-query attention)": float(constant.mean()),
-        "gap of block AWQ (folded, without clipping)": float(block.mean()),
+        "gap of the constant (unfolded, without clipping)": float(constant.mean()),
+        BLOCK: float(block.mean()),
+        CLIPPED: float(clipped.mean()),
+        "constant - block with clipping": f"{against_clipped.value:.4g} "
+        f"[{against_clipped.interval.lower:.4g}, {against_clipped.interval.upper:.4g}]",
     }
     return named(mean_over_windows(constant - block, setting), None, details)
 

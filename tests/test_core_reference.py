@@ -272,7 +272,7 @@ def test_the_deployed_model_gives_the_logits_of_scaled_weights_in_place(key_valu
         in_place = {}
         scales = {}
         for entry in found:
-            for _, path in LLAMA.site(entry.fold.role).linears:
+            for _, path in LLAMA.site(entry.fold.name).linears:
                 scales[f"model.layers.{entry.block}.{path}"] = entry.scales
         for name, module in model.model.named_modules():
             if isinstance(module, nn.Linear):

@@ -96,7 +96,7 @@ def test_a_name_like_nothing_known_is_answered_with_the_list() -> None:
     assert message.startswith(
         "--model '???' is no known model: known names: embedded-tiny, embedded-small, null-control"
     )
-    assert message.endswith("qwen7b-instruct; A folder's path and a hub id such as org/name work too")
+    assert message.endswith("gpt2-medium; A folder's path and a hub id such as org/name work too")
 
 
 @pytest.mark.parametrize("name", ["", "/no/such/folder", "a/b/c", "org/"])

@@ -58,7 +58,7 @@ def drawn_scales(model: Any, seed: int, spread: float = 1.0) -> list[FoundScale]
     found = []
     for block in range(SHAPE["num_hidden_layers"]):
         for fold in applicable_folds(model, LLAMA, block):
-            reader = linear(model, f"model.layers.{block}.{LLAMA.site(fold.role).linears[0][1]}")
+            reader = linear(model, f"model.layers.{block}.{LLAMA.site(fold.name).linears[0][1]}")
             scales = torch.randn(reader.in_features, dtype=torch.float64, generator=generator).mul(spread).exp()
             found.append(FoundScale(block, fold, 0.5, scales, ()))
     return found
@@ -87,7 +87,7 @@ def test_leaving_out_the_inverse_would_show(role: str) -> None:
     """Were the operation before not divided, or its bias forgotten, the test above would fail."""
     model = tiny_model("llama", 4, 1, biases=True)
     expected = logits(model)
-    chosen = [entry for entry in drawn_scales(model, 2) if entry.fold.role == role]
+    chosen = [entry for entry in drawn_scales(model, 2) if entry.fold.name == role]
     linears, others = folded_parameters(model, LLAMA, chosen)
     previous = f"model.layers.0.{chosen[0].fold.previous}"
     changed = linears | others
@@ -102,7 +102,7 @@ def test_leaving_out_the_inverse_would_show(role: str) -> None:
 @pytest.mark.parametrize(("key_value_heads", "folds"), [(4, 4), (2, 3), (1, 3)])
 def test_values_fold_into_the_output_only_where_shapes_are_equal(key_value_heads: int, folds: int) -> None:
     model = tiny_model("qwen2", key_value_heads, 0)
-    roles = [fold.role for fold in applicable_folds(model, LLAMA, 0)]
+    roles = [fold.name for fold in applicable_folds(model, LLAMA, 0)]
     assert len(roles) == folds
     assert ("attention_out" in roles) == (key_value_heads == 4)
 
@@ -110,7 +110,7 @@ def test_values_fold_into_the_output_only_where_shapes_are_equal(key_value_heads
 def test_query_key_and_value_biases_stay_and_the_value_s_is_divided() -> None:
     """q, k and v add their bias after the scaled product; only what feeds o divides it."""
     model = tiny_model("qwen2", 4, 0)
-    found = {entry.fold.role: entry for entry in drawn_scales(model, 5) if entry.block == 0}
+    found = {entry.fold.name: entry for entry in drawn_scales(model, 5) if entry.block == 0}
     linears, others = fold_block(model, LLAMA, 0, [(e.fold, e.scales) for e in found.values()])
     prefix = "model.layers.0.self_attn"
     assert f"{prefix}.q_proj.bias" not in others
@@ -140,7 +140,7 @@ def test_a_scale_that_is_not_positive_is_refused(bad: float, place: int) -> None
     scales = drawn_scales(model, 0)[place].scales
     scales[3] = bad
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(ValueError, match=f"block 0: scales of {fold.role} must be positive and finite"):
+    with pytest.raises(ValueError, match=f"block 0: scales of {fold.name} must be positive and finite"):
         fold_block(model, LLAMA, 0, [(fold, scales)])
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 

@@ -1,0 +1,52 @@
+"""GPTQ: the other school."""
+
+from awq_core.evidence import Threshold
+from awq_core.intervals import Estimate
+from awq_core.measured import Measured
+from claims.claim import Reported, Setting, claim
+from claims.model_losses import BLOCK, CLIPPED, attribute, gaps, reading
+from claims.readers import linear_reductions, mean_over_windows, named, worth_recovering
+
+
+@claim(
+    "gptq.close",
+    "AWQ comes close to GPTQ in quality at 4 bits",
+    source="conceptual guide",
+    below=0.02,
+    unit="nats: gap of AWQ - gap of GPTQ",
+    level="model",
+    bits=(4,),
+)
+def test_close(measured: Measured, setting: Setting) -> Estimate:
+    worth_recovering(measured, setting)
+    awq, clipped, gptq, ordered = gaps(measured, setting, "awq-block", "awq-block-clip", "gptq", "gptq-order")
+    details: dict[str, float | str] = {
+        BLOCK: float(awq.mean()),
+        CLIPPED: float(clipped.mean()),
+        "gap of GPTQ": float(gptq.mean()),
+        "gap of GPTQ in the activations' order": float(ordered.mean()),
+        "with clipping": reading(mean_over_windows(clipped - gptq, setting), Threshold(upper=0.02)),
+    }
+    return named(mean_over_windows(awq - gptq, setting), linear_reductions(measured, setting), details)
+
+
+@claim(
+    "gptq.slower",
+    "GPTQ takes longer to calibrate than AWQ's search",
+    source="conceptual guide",
+    unit="times the seconds of AWQ's block-level search",
+    level="model",
+)
+def test_slower(measured: Measured, setting: Setting) -> Reported:
+    cost = attribute(measured, "cost")
+    awq, gptq = cost["awq-block"], cost["gptq"]
+    return Reported(
+        gptq["seconds"] / awq["seconds"],
+        {
+            "seconds of GPTQ": gptq["seconds"],
+            "seconds of AWQ's block-level search": awq["seconds"],
+            "operations of GPTQ": float(gptq["operations"]),
+            "operations of AWQ's block-level search": float(awq["operations"]),
+            "what is counted": "3 and 4 bits, all blocks; neither counts gathering the second moments",
+        },
+    )
