@@ -42,7 +42,7 @@ def hockey_stick(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """Mean importance of the top 1% of channels over the median importance, `(linear,)`."""
 
     def ratio(values: np.ndarray) -> float:
-        if not values.any():  # an expert that no token reached: all channels are alike
+        if len(values) and not values.any():  # an expert that no token reached: all channels are alike
             return 1.0
         return float(values[channel_importance.salient_channels(values)].mean() / np.median(values))
 
@@ -76,7 +76,7 @@ def outlier_ratio(measured: Measured, split: str = "heldout") -> xr.DataArray:
 def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """ln(largest / median channel magnitude), `(site,)`."""
     magnitude = measured.channels["magnitude"].sel(split=split)
-    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() else 0.0, "site")
+    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() or not len(m) else 0.0, "site")
 
 
 def best_alpha(measured: Measured, quantizer: str, bits: int) -> xr.DataArray:
@@ -158,12 +158,22 @@ def is_outlier_family(values: xr.DataArray) -> xr.DataArray:
 
 def window_differences(measured: Measured, strategy: str, variable: str = "window_loss") -> np.ndarray:
     """Each window's value under a strategy, minus full precision's for losses, `[windows]`, nats per token."""
+    losses = losses_of(measured)
+    values = losses[variable].sel(strategy=strategy).values
+    if variable == "window_loss":
+        values = values - losses[variable].sel(strategy="full").values
+    return values
+
+
+def losses_of(measured: Measured) -> xr.Dataset:
+    """The model-level measurements.
+
+    Raises:
+        LookupError: where there are none.
+    """
     if measured.losses is None:
         raise LookupError(f"{measured.name} has no model-level measurements")
-    values = measured.losses[variable].sel(strategy=strategy).values
-    if variable == "window_loss":
-        values = values - measured.losses[variable].sel(strategy="full").values
-    return values
+    return measured.losses
 
 
 def natural_log(values: xr.DataArray) -> xr.DataArray:

@@ -15,6 +15,7 @@ from claims.deviations_file import DeviationsError, read_deviations
 from claims.judging import judge as judge_claim
 from claims.outcome import ChangedVerdictWarning, failure_message
 from claims.pairs import Pair
+from claims.published import PublishedError, published_for, read_published
 from fixtures.plugin import SESSION
 
 
@@ -28,11 +29,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Read every model's deviations before anything is measured: an entry that matches no claim is an error."""
+    """Read what is registered before anything is measured: an entry that matches no claim is an error."""
     try:
+        read_published()
         for name in session.config.stash[SESSION].names:
             read_deviations(name)
-    except DeviationsError as problem:
+    except (DeviationsError, PublishedError) as problem:
         raise pytest.UsageError(str(problem)) from None
 
 
@@ -44,6 +46,12 @@ def pytest_claims_header(config: pytest.Config, name: str, provenance: dict[str,
     if not unmet:
         return []
     return [f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail"]
+
+
+@pytest.hookimpl
+def pytest_claims_published(measured: Measured) -> list[dict[str, Any]]:
+    """Published numbers of the model under test, for the reports."""
+    return [value.as_dict() for value in published_for(measured)]
 
 
 @pytest.fixture

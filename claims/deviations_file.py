@@ -17,7 +17,7 @@ from awq_core.evidence import Evidence, Verdict
 from claims.catalogue import whole_catalogue
 
 FOLDER = Path(__file__).parent / "deviations"
-CONDITIONS = ("effort", "dtype", "seed", "calibration_hash", "heldout_hash", "weights_hash")
+CONDITIONS = ("effort", "dtype", "seed", "calibration_hash", "heldout_hash", "traffic_hash", "weights_hash")
 """Keys of a model's provenance that must be the same for a changed verdict to fail rather than warn."""
 
 

@@ -63,7 +63,9 @@ def test_one_layer(measured: Measured, setting: Setting) -> Estimate:
     rtn, best = (errors.sel(choice=choice).values for choice in ("rtn", "best"))
 
     def log_reduction(index: np.ndarray) -> np.ndarray:
-        return np.log(rtn[index].sum(axis=-1) / best[index].sum(axis=-1))
+        before, after = rtn[index].sum(axis=-1), best[index].sum(axis=-1)
+        neither = (before == 0) & (after == 0)  # an expert that none of the resampled groups reached
+        return np.log(np.where(neither, 1.0, before / np.where(neither, 1.0, after)))
 
     estimate = cluster_estimate(
         log_reduction, len(rtn), resampled="groups of windows", seed=setting.seed, logarithmic=True

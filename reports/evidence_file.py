@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from awq_core.measured import Measured
+from reports.published import Published
 from reports.verdict_words import Claim
 from reports.writing import write_whole
 
@@ -39,7 +40,14 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_evidence(
-    path: Path, name: str, measured: Measured | None, claims: Sequence[Claim], *, answer: str, complete: bool
+    path: Path,
+    name: str,
+    measured: Measured | None,
+    claims: Sequence[Claim],
+    *,
+    answer: str,
+    complete: bool,
+    published: Sequence[Published] = (),
 ) -> None:
     """Write the model's evidence, whole or not at all.
 
@@ -50,6 +58,7 @@ def write_evidence(
         claims: its claims, replication's included, in the order to be written.
         answer: the answer's sentence.
         complete: False where the run was interrupted before every claim was judged.
+        published: what others have published of the model, ours beside it.
     """
     model: dict[str, Any] = {"name": name}
     if measured is not None:
@@ -61,6 +70,7 @@ def write_evidence(
         "answer": answer,
         "model": model,
         "claims": list(claims),
+        "published": list(published),
     }
     write_whole(path, json_bytes(content))
 

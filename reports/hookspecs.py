@@ -1,6 +1,8 @@
-"""The questions that the reports ask of the fixtures."""
+"""The questions that the reports ask of the fixtures and of the claims."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -15,3 +17,8 @@ def pytest_claims_measured(config: pytest.Config) -> list[Measured] | None:
 @pytest.hookspec(firstresult=True)
 def pytest_claims_models(config: pytest.Config) -> list[str] | None:
     """The names of the models that the session was asked to judge, in that order."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_claims_published(measured: Measured) -> list[dict[str, Any]] | None:
+    """The published numbers of a measured model, each with ours beside it, as plain values."""

@@ -70,13 +70,15 @@ class ModelReport(SelfContainedReport):
         drawings: Mapping[str, Drawing],
         measured: Measured | None,
         complete: bool,
+        published: str = "",
     ) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all; `published` is a section of its own, or empty."""
         summary = self._report.additional_summary
         summary["prefix"].append(
             sections.partial(complete)
             + sections.answer_first(answer)
             + verdict_table(claims)
+            + published
             + sections.figures(drawings, measured)
             + '<h2 id="claims">Every claim</h2>'
         )

@@ -12,6 +12,7 @@ from reports.evidence_file import write_evidence
 from reports.figures import Drawing, draw_all
 from reports.gathered import Gathered
 from reports.html import ModelReport
+from reports.published import Published, section
 from reports.tokens_file import write_tokens
 from reports.writing import write_whole
 
@@ -24,6 +25,7 @@ def write_model(
     all_measured: Sequence[Measured],
     *,
     complete: bool,
+    published: Sequence[Published] = (),
 ) -> None:
     """Write one model's evidence, diagnostic record, tokens, figures and report.
 
@@ -33,7 +35,15 @@ def write_model(
     measured = next((candidate for candidate in all_measured if candidate.name == name), None)
     claims = gathered.of(name)
     the_answer = answer(name, measured, claims)
-    write_evidence(folder / "evidence.json", name, measured, claims, answer=the_answer.sentence, complete=complete)
+    write_evidence(
+        folder / "evidence.json",
+        name,
+        measured,
+        claims,
+        answer=the_answer.sentence,
+        complete=complete,
+        published=published,
+    )
     drawings: dict[str, Drawing] = {}
     if measured is not None:
         write_diagnostic(folder / "diagnostic.json", measured)
@@ -41,4 +51,11 @@ def write_model(
         drawings = draw_all(measured, all_measured)
         for figure, drawing in drawings.items():
             write_whole(folder / "figures" / f"{figure}.png", drawing.png)
-    report.finish(answer=the_answer, claims=claims, drawings=drawings, measured=measured, complete=complete)
+    report.finish(
+        answer=the_answer,
+        claims=claims,
+        drawings=drawings,
+        measured=measured,
+        complete=complete,
+        published=section(name, published),
+    )

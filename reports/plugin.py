@@ -19,6 +19,7 @@ from reports.answer import answer
 from reports.gathered import Gathered, claim_of, models_of
 from reports.html import ModelReport
 from reports.output import write_model
+from reports.published import Published, sentence
 from reports.terminal import write_summary
 from reports.verdict_words import is_judged, is_registered, verdict_of, words
 
@@ -47,6 +48,7 @@ class Reporter:
         self.complete = True
         self.blamed = False
         self.measured: list[Measured] = []
+        self.published: dict[str, list[Published]] = {}
         self.unwritten = ""
 
     def folder(self, model: str) -> Path:
@@ -74,6 +76,11 @@ class Reporter:
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         self.complete = ended and not session.shouldstop and not session.shouldfail
         self.measured = self.config.hook.pytest_claims_measured(config=self.config) or []
+        self.published = {
+            measured.name: self.config.hook.pytest_claims_published(measured=measured) or []
+            for measured in self.measured
+            if measured.name in self.gathered.models
+        }
         try:
             for name in self.models():
                 report = ModelReport(self.folder(name) / "report.html", self.config, name, started=self.started)
@@ -86,6 +93,7 @@ class Reporter:
                     self.gathered,
                     self.measured,
                     complete=self.complete and not self.gathered.broke_down(name),
+                    published=self.published.get(name, []),
                 )
         except OSError as error:
             self.unwritten = f"the reports could not be written: {error}"
@@ -113,6 +121,7 @@ class Reporter:
             [self.folder(name) for name in models],
             complete=self.complete,
             blamed=self.blamed,
+            published=[sentence(name, self.published.get(name, [])) for name in models],
         )
         if self.unwritten:
             terminalreporter.write_line(self.unwritten, red=True, bold=True)

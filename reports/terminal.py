@@ -42,6 +42,7 @@ def write_summary(
     *,
     complete: bool,
     blamed: bool,
+    published: Sequence[str] = (),
 ) -> None:
     """Write the whole summary.
 
@@ -53,6 +54,7 @@ def write_summary(
         folders: one output folder for each.
         complete: False after Ctrl-C or another early end.
         blamed: whether unsettled verdicts alone are why the exit status is 1.
+        published: sentences on how ours compare with published numbers; empty ones are left out.
     """
     reporter.section("the answer", sep="=", bold=True)
     for sentence in answers:
@@ -72,6 +74,8 @@ def write_summary(
         if failed := gathered.broke_down(name):
             are = "1 claim" if failed == 1 else f"{failed} claims"
             reporter.write_line(f"{name}: {are} ended in an error and got no verdict.", red=True)
+    for line in filter(None, published):
+        reporter.write_line(line)
     for name, folder in zip(models, folders, strict=True):
         reporter.write_line(f"report on {name}: {folder / 'report.html'}")
     if blamed:

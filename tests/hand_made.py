@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, Measured
+from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
+from tests.synthetic_measured import RECORDS, STRATEGY_COST, synthetic_traffic
 
 ROLE_OF = {
     "q": "attention_in",
@@ -20,7 +23,7 @@ ROLE_OF = {
 }
 ROLES = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 WIDTHS = {"attention_in": 64, "attention_out": 64, "mlp_in": 64, "mlp_out": 200}
-STRATEGIES = ("full", "rtn", "awq-linear", "awq-block", "awq-constant", "awq-half")
+STRATEGIES = ("full", *STRATEGY_COST)
 WINDOWS = 16
 
 
@@ -43,15 +46,17 @@ def hand_made(
     widths: dict[str, int] = WIDTHS,
 ) -> Measured:
     """Every channel and every error alike: magnitudes, weights and errors 1, kurtosis 0, losses 2 nats."""
+    channels = _channels(blocks, widths)
     return Measured(
         name,
         "by hand",
         parameters,
-        _channels(blocks, widths),
+        channels,
         _errors(blocks, widths),
         _losses(),
         {split: np.zeros((2, 2), dtype=np.int64) for split in SPLITS},
         {"effort": "quick", "dtype": "float32", "seed": 0, "calibration_hash": "aa", "heldout_hash": "bb"},
+        synthetic_traffic(channels),
         twins,
     )
 
@@ -85,6 +90,24 @@ def set_errors(measured: Measured, value: float, *, families: tuple[str, ...] | 
         if (families is None or f in families) and (block is None or b == block)
     ]
     errors["output_error"].loc[dict(linear=chosen, **at)] = value
+
+
+def set_mechanism(measured: Measured, variable: str, value: float, **at: Any) -> None:
+    """Set `inverse_error`, `factor_error`, `step_changed` ... where `judged_bits`, `factor`, `split` ... say."""
+    measured.errors[variable].loc[at] = value
+
+
+def set_traffic(measured: Measured, variable: str, value: float, **at: Any) -> None:
+    """Set `kind_error`, `kind_magnitude` or `random_error` where `kind`, `calibrated_on`, `channel` ... say."""
+    assert measured.traffic is not None
+    at_place = measured.traffic[variable].loc[at]
+    measured.traffic[variable].loc[at] = xr.where(np.isnan(at_place), np.nan, value)
+
+
+def set_attribute(measured: Measured, name: str, **values: Any) -> None:
+    """Change entries of a record kept with the losses."""
+    assert measured.losses is not None
+    measured.losses.attrs[name] = json.dumps(json.loads(measured.losses.attrs[name]) | values)
 
 
 def set_losses(measured: Measured, strategy: str, values: np.ndarray | float, variable: str = "window_loss") -> None:
@@ -158,6 +181,19 @@ def _errors(blocks: int, widths: dict[str, int]) -> xr.Dataset:
                 np.ones((count, len(QUANTIZERS), len(JUDGED_BITS), 2, GROUPS)),
             ),
             "group_power": (("linear", "group"), np.ones((count, GROUPS))),
+            **{
+                f"{tried}_error": (
+                    ("linear", "judged_bits", coordinate, "split"),
+                    np.ones((count, len(JUDGED_BITS), len(values), len(SPLITS))),
+                )
+                for tried, coordinate, values in (
+                    ("inverse", "inverse_alpha", INVERSE_ALPHAS),
+                    ("factor", "factor", FACTORS),
+                )
+            },
+            "step_changed": (("linear", "factor"), np.zeros((count, len(FACTORS)))),
+            "step_ratio": (("linear", "factor"), np.ones((count, len(FACTORS)))),
+            "uniform_changed": (("linear",), np.zeros(count, dtype=int)),
         },
         {
             "quantizer": list(QUANTIZERS),
@@ -166,6 +202,8 @@ def _errors(blocks: int, widths: dict[str, int]) -> xr.Dataset:
             "split": list(SPLITS),
             "judged_bits": list(JUDGED_BITS),
             "choice": ["rtn", "best"],
+            "inverse_alpha": list(INVERSE_ALPHAS),
+            "factor": list(FACTORS),
             **_linear_coordinates(blocks, widths),
         },
     )
@@ -179,5 +217,5 @@ def _losses() -> xr.Dataset:
             "window_kl": (("strategy", "window"), np.zeros((len(names), WINDOWS))),
         },
         {"strategy": names},
-        {"search": "{}"},
+        RECORDS,
     )

@@ -3,7 +3,9 @@
 Per group of linears that read one input: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with alpha = 0, 0.05 ...
 0.95; the group's weights become `Q(W s) / s`, the inspected module runs on the inputs that it had in the
 full-precision model, and the exponent with the least mean squared change of its output wins. The linear itself is
-inspected for o and down, and it is replayed like any other module. Nothing of `awq_core` is used.
+inspected for o and down, and it is replayed like any other module. AutoAWQ's variant ("duo") takes the scales
+`clamp(x^alpha / (w^(1 - alpha) + 1e-4), 1e-4)` instead, normalised alike, with `w` the mean over the group's rows of
+abs(W) over the quantization group's largest. Nothing of `awq_core` is used.
 """
 
 from __future__ import annotations
@@ -25,9 +27,7 @@ GROUPS = [
 
 def quantized(weight: Tensor, bits: int) -> Tensor:
     """Asymmetric groups along the input, as llm-awq's `pseudo_quantize_tensor`."""
-    width = weight.shape[1]
-    sizes = [128] if width % 128 == 0 else [d for d in range(128, 31, -1) if width % d == 0] or [width]
-    groups = weight.reshape(-1, sizes[0])
+    groups = weight.reshape(-1, group_size(weight.shape[1]))
     largest, smallest = groups.max(dim=1, keepdim=True).values, groups.min(dim=1, keepdim=True).values
     top = 2**bits - 1
     step = (largest - smallest).clamp(min=1e-5) / top
@@ -35,13 +35,34 @@ def quantized(weight: Tensor, bits: int) -> Tensor:
     return ((torch.clamp(torch.round(groups / step) + zero, 0, top) - zero) * step).reshape(weight.shape)
 
 
-def search(model: Any, ids: Tensor, bits: int) -> dict[tuple[int, str], dict[float, float]]:
-    """Loss of every exponent, by block and inspected module.
+def group_size(width: int) -> int:
+    """128, else the largest divisor of the width from 32 to 128, else the width."""
+    return 128 if width % 128 == 0 else next((d for d in range(128, 31, -1) if width % d == 0), width)
+
+
+def scales(magnitude: Tensor, weights: list[Tensor], alpha: float, formula: str) -> Tensor:
+    """One candidate, `(in,)`."""
+    scale = magnitude.pow(alpha)
+    if formula == "duo":
+        rows = []
+        for row in torch.cat(weights).abs():
+            groups = row.split(group_size(len(row)))
+            rows.append(torch.cat([group / (group.max() + 1e-6) for group in groups]))
+        scale = scale / (torch.stack(rows).mean(dim=0).pow(1 - alpha) + 1e-4)
+    scale = scale.clamp(min=1e-4)
+    return scale / (scale.max() * scale.min()).sqrt()
+
+
+def search(
+    model: Any, ids: Tensor, bits: int, formula: str = "official"
+) -> dict[tuple[int, str], dict[float, tuple[float, Tensor]]]:
+    """Loss and scales of every exponent, by block and inspected module.
 
     Args:
         model: a Llama- or Qwen2-shaped model.
         ids: calibration tokens `[sequences, length]`.
         bits: precision.
+        formula: `official` or `duo`.
     """
     losses = {}
     for index, block in enumerate(model.model.layers):
@@ -49,13 +70,13 @@ def search(model: Any, ids: Tensor, bits: int) -> dict[tuple[int, str], dict[flo
             linears = [block.get_submodule(path) for path in paths]
             if inspected == "self_attn.o_proj" and block.self_attn.v_proj.out_features != linears[0].in_features:
                 continue  # grouped-query attention: v cannot absorb o's scales
-            losses[index, inspected] = _search_group(model, block.get_submodule(inspected), linears, ids, bits)
+            losses[index, inspected] = _search_group(model, block.get_submodule(inspected), linears, ids, bits, formula)
     return losses
 
 
 def _search_group(
-    model: Any, inspected: nn.Module, linears: list[nn.Linear], ids: Tensor, bits: int
-) -> dict[float, float]:
+    model: Any, inspected: nn.Module, linears: list[nn.Linear], ids: Tensor, bits: int, formula: str
+) -> dict[float, tuple[float, Tensor]]:
     calls: list[tuple[Any, Any, Tensor]] = []
     inputs: list[Tensor] = []
     handles = [
@@ -73,12 +94,11 @@ def _search_group(
     originals = [module.weight.detach().clone() for module in linears]
     losses = {}
     for alpha in ALPHAS:
-        scale = magnitude.pow(alpha).clamp(min=1e-4)
-        scale = scale / (scale.max() * scale.min()).sqrt()
+        scale = scales(magnitude, originals, alpha, formula)
         with torch.no_grad():
             for module, original in zip(linears, originals, strict=True):
                 module.weight.copy_(quantized(original * scale, bits) / scale)
-            losses[alpha] = float((_first(inspected(*args, **kwargs)) - expected).pow(2).mean())
+            losses[alpha] = float((_first(inspected(*args, **kwargs)) - expected).pow(2).mean()), scale
             for module, original in zip(linears, originals, strict=True):
                 module.weight.copy_(original)
     return losses

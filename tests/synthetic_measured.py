@@ -6,12 +6,15 @@ an error that grows four-fold for each bit removed), so that reports and figures
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, Measured
+from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
+from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
+from awq_core.strategies import RANDOM_CHOICES
 
 FAMILY_SITES = {
     "q": "attention_in",
@@ -23,8 +26,48 @@ FAMILY_SITES = {
     "down": "mlp_out",
 }
 ROLES = ("attention_in", "attention_out", "mlp_in", "mlp_out")
-STRATEGY_COST = {"rtn": 1.0, "awq-constant": 0.72, "awq-half": 0.75, "awq-linear": 0.7, "awq-block": 0.66}
+STRATEGY_COST = {
+    "rtn": 1.0,
+    "awq-constant": 0.72,
+    "awq-half": 0.75,
+    "awq-linear": 0.7,
+    "awq-block": 0.66,
+    "awq-block-clip": 0.55,
+    "gptq": 0.6,
+    "gptq-order": 0.58,
+    "keep-activation": 0.4,
+    "keep-weight": 0.97,
+    **{f"keep-random{choice}": 0.98 for choice in range(RANDOM_CHOICES)},
+    "awq-block-few": 0.67,
+    "awq-block-foreign": 0.7,
+    "awq-block-matched": 0.66,
+    "gptq-foreign": 0.9,
+    "gptq-matched": 0.6,
+}
 """What each strategy loses, as a share of what round-to-nearest loses."""
+
+
+RECORDS = {
+    "search": "{}",
+    "cost": json.dumps(
+        {method: {"seconds": 2.0, "operations": 10**9} for method in ("awq-block", "awq-block-clip", "gptq")}
+    ),
+    "folding": json.dumps(
+        {
+            "largest_difference": 1e-6,
+            "tolerance": 1e-3,
+            "dtype": "float32",
+            "tokens": 2048,
+            "modules_before": 72,
+            "modules_changed": 0,
+            "parameters_changed": 0,
+            "foldable_linears": 30,
+            "linears": 35,
+        }
+    ),
+    "calibration_sequences": json.dumps({"own": 64, "few": 8, "foreign": 64}),
+}
+"""What a measurement keeps with its losses."""
 
 
 def synthetic_measured(
@@ -49,6 +92,7 @@ def synthetic_measured(
         losses=_losses(rng, rtn_gap) if with_losses else None,
         tokens={split: rng.integers(0, 500, size=(3, 64), dtype=np.int64) for split in SPLITS},
         provenance=_provenance(name, seed),
+        traffic=synthetic_traffic(channels),
         twins=tuple(_twin(f"{name} untrained {index}", blocks, width, seed + 100 + index) for index in range(twins)),
     )
 
@@ -183,6 +227,7 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
                 np.broadcast_to(group_error, (*group_error.shape[:-1], GROUPS)) / GROUPS,
             ),
             "group_power": (("linear", "group"), np.full((count, GROUPS), 1.0 / GROUPS)),
+            **_mechanism(error),
         },
         coords={
             "linear": channels["linear"].values,
@@ -197,6 +242,52 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
             "judged_bits": list(JUDGED_BITS),
             "choice": ["rtn", "best"],
             "group": np.arange(GROUPS),
+            "inverse_alpha": list(INVERSE_ALPHAS),
+            "factor": list(FACTORS),
+        },
+    )
+
+
+def _mechanism(error: np.ndarray) -> dict[str, Any]:
+    """Scaling down hurts the more the farther; of the factors, 1.5 is the best."""
+    judged = error[:, QUANTIZERS.index("asym-g128")][:, [BITS.index(bits) for bits in JUDGED_BITS]]
+    rtn = judged[:, :, 0, None, :]  # (linear, judged_bits, 1, split)
+    changed = np.array([0.0, 0.03, 0.05, 0.1, 0.3])
+    return {
+        "inverse_error": (
+            ("linear", "judged_bits", "inverse_alpha", "split"),
+            rtn * (1 + np.array(INVERSE_ALPHAS))[:, None],
+        ),
+        "factor_error": (
+            ("linear", "judged_bits", "factor", "split"),
+            rtn * np.array([1.0, 0.9, 0.8, 0.85, 1.2])[:, None],
+        ),
+        "step_changed": (("linear", "factor"), np.tile(changed, (len(error), 1))),
+        "step_ratio": (("linear", "factor"), np.tile(1 + changed / 3, (len(error), 1))),
+        "uniform_changed": (("linear",), np.zeros(len(error), dtype=int)),
+    }
+
+
+def synthetic_traffic(channels: xr.Dataset) -> xr.Dataset:
+    """The same channels are large under every kind of traffic, and the usual calibration halves the error."""
+    linears, kinds = channels.sizes["linear"], len(TRAFFIC_KINDS)
+    errors = np.broadcast_to(np.array([0.08, 0.04, 0.035]), (kinds, linears, len(JUDGED_BITS), 3))
+    magnitude = channels["magnitude"].sel(split="heldout").transpose("site", "channel").values
+    names = ("linear_block", "linear_family", "linear_site")
+    return xr.Dataset(
+        {
+            "kind_error": (("kind", "linear", "judged_bits", "calibrated_on"), errors.copy()),
+            "kind_magnitude": (("kind", "site", "channel"), np.stack([magnitude] * kinds)),
+            "random_error": (("linear", "judged_bits"), np.full((linears, len(JUDGED_BITS)), 0.06)),
+        },
+        {
+            "kind": list(TRAFFIC_KINDS),
+            "linear": channels["linear"].values,
+            "judged_bits": list(JUDGED_BITS),
+            "calibrated_on": ["rtn", "usual", "own"],
+            "site": channels["site"].values,
+            **{name: ("linear", channels[name].values) for name in names},
+            **{name: ("site", channels[name].values) for name in ("site_block", "site_role", "site_width")},
         },
     )
 
@@ -226,7 +317,8 @@ def _losses(rng: np.random.Generator, rtn_gap: float, windows: int = 24) -> xr.D
             "strategy_method": ("strategy", methods),
             "strategy_bits": ("strategy", bits),
             "strategy_deploys": ("strategy", [1 if m in ("full", "rtn", "awq-block") else 0 for m in methods]),
+            "strategy_needs": ("strategy", ["" if m in ("full", "rtn", "awq-block") else "something" for m in methods]),
             "window": np.arange(windows),
         },
-        attrs={"search": "{}"},
+        attrs=RECORDS,
     )

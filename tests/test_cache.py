@@ -16,7 +16,7 @@ import xarray as xr
 
 import awq_core
 import fixtures.cache
-from fixtures.cache import INSTRUMENTS, MeasurementCache, instrument_version, key_of
+from fixtures.cache import FIXTURES, INSTRUMENTS, JUDGING, MeasurementCache, instrument_version, key_of
 from fixtures.errors import NotMeasuredError, UserError
 
 NAMES = ("channels", "errors")
@@ -97,27 +97,45 @@ def test_every_part_of_a_key_matters_and_their_order_does_not():
     assert key_of(**dict(reversed(parts.items()))) == key
 
 
-@pytest.mark.parametrize("name", INSTRUMENTS)
+FOLDER = Path(awq_core.__file__).parent
+
+
+@pytest.mark.parametrize("name", [*(f"awq_core/{name}.py" for name in INSTRUMENTS), *(f"fixtures/{f}" for f in FIXTURES)])
 def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
     before, key = instrument_version(), key_of(stage="layers")
-    folder = Path(awq_core.__file__).parent
-    for path in folder.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    monkeypatch.setattr(fixtures.cache.awq_core, "__file__", str(tmp_path / "__init__.py"))
+    copies_of_the_code(tmp_path, monkeypatch)
     assert instrument_version() == before
-    with (tmp_path / f"{name}.py").open("a") as source:
+    with (tmp_path / name).open("a") as source:
         source.write("\n")
     assert instrument_version() != before
     assert key_of(stage="layers") != key
 
 
-def test_whatever_an_instrument_imports_is_an_instrument():
+def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version is taken of copies, which a test may change."""
+    for package, module in (("awq_core", "awq_core"), ("fixtures", "cache")):
+        shutil.copytree(FOLDER.parent / package, folder / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
+        owner = fixtures.cache.awq_core if package == "awq_core" else fixtures.cache
+        name = "__init__" if package == "awq_core" else module
+        monkeypatch.setattr(owner, "__file__", str(folder / package / f"{name}.py"))
+
+
+def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
+    before = instrument_version()
+    copies_of_the_code(tmp_path, monkeypatch)
+    for name in JUDGING:
+        with (tmp_path / "awq_core" / f"{name}.py").open("a") as source:
+            source.write("\n")
+    assert instrument_version() == before
+
+
+def test_no_instrument_imports_what_only_judges():
     """Otherwise a change there would leave measurements in the cache that today's code would not make."""
-    folder = Path(awq_core.__file__).parent
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*JUDGING, *INSTRUMENTS}
     for name in INSTRUMENTS:
-        for line in (folder / f"{name}.py").read_text().splitlines():
-            if line.startswith(("from awq_core.", "import awq_core.")):
-                assert line.split()[1].removeprefix("awq_core.") in INSTRUMENTS, f"{name}.py: {line}"
+        for line in (FOLDER / f"{name}.py").read_text().splitlines():
+            if line.strip().startswith(("from awq_core.", "import awq_core.")):
+                assert line.split()[1].removeprefix("awq_core.") not in JUDGING, f"{name}.py: {line}"
 
 
 def flip_a_byte(folder: Path) -> None:

@@ -18,6 +18,7 @@ PROVENANCE: dict[str, Any] = {
     "seed": 0,
     "calibration_hash": "aa11",
     "heldout_hash": "bb22",
+    "traffic_hash": "dd44",
     "weights_hash": 'odd "quoted" \\ value',
     "device": "cpu",
 }

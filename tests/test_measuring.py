@@ -12,15 +12,16 @@ from safetensors.torch import load_file, save_file
 
 import fixtures.measuring
 from awq_core.architecture import SUPPORTED_MODEL_TYPES
-from awq_core.measured import ALPHAS, GROUPS
+from awq_core.measured import ALPHAS, GROUPS, SPLITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
 from fixtures.cache import MeasurementCache
-from fixtures.measuring import TWIN_SEEDS, MeasurementSettings, ModelMeasurement
+from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, MeasurementSettings, ModelMeasurement
 from fixtures.models.checking import describe
 from fixtures.models.loading import load_model, weights_hash
 from fixtures.models.resolve import resolve
 from fixtures.progress import MeasurementProgress
 from fixtures.texts.tokens import TextSelection, token_hash
+from fixtures.texts.traffic import Traffic
 from tests.suite_sessions import ROOT
 from tests.tiny_models import write_model
 
@@ -35,11 +36,18 @@ def selection(calibration=(6, 48), heldout=(16, 32), seed=0):
     return TextSelection(*arrays, "one", "two", *map(token_hash, arrays), ())
 
 
+def traffic(seed=0):
+    generator = np.random.default_rng(seed)
+    kinds = {kind: {split: generator.integers(1, 250, (2, 32)) for split in SPLITS} for kind in TRAFFIC_KINDS}
+    return Traffic(kinds, generator.integers(1, 250, (6, 48)), generator.integers(1, 250, (3, 48)), f"traffic {seed}")
+
+
 def measurement(folder: Path, cache: Path, tokens=None, settings=SETTINGS, refresh=False) -> ModelMeasurement:
     source = resolve(str(folder), None)
     return ModelMeasurement(
         describe(source, SUPPORTED_MODEL_TYPES),
         tokens or selection(),
+        traffic(),
         weights_hash(source),
         settings,
         MeasurementCache(cache, refresh=refresh),
@@ -74,7 +82,7 @@ def documented_variables(section: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("section", ["channels", "errors", "losses"])
+@pytest.mark.parametrize("section", ["channels", "errors", "losses", "traffic"])
 def test_the_datasets_are_as_documented(measured, section):
     dataset = getattr(measured, section)
     documented = documented_variables(section)
@@ -101,8 +109,11 @@ def test_the_labels_are_as_documented(measured):
     assert errors["alpha"].values.tolist() == list(ALPHAS)
     assert errors["bits"].values.tolist() == [2, 3, 4, 6, 8]
     assert errors["quantizer"].values.tolist() == ["asym-g128", "sym-channel"]
-    methods = ("rtn", "awq-linear", "awq-block", "awq-constant", "awq-half")
-    assert set(losses["strategy"].values) == {"full", "rtn-2"} | {f"{name}-{b}" for name in methods for b in (3, 4)}
+    methods = ["rtn", "awq-linear", "awq-constant", "awq-half", "awq-block", "awq-block-clip", "awq-duo"]
+    methods += ["gptq", "gptq-order", "keep-activation", "keep-weight", *(f"keep-random{i}" for i in range(10))]
+    methods += ["awq-block-few", "awq-block-foreign", "gptq-foreign", "awq-block-matched", "gptq-matched"]
+    expected = {"full", "rtn-2"} | {f"{name}-{b}" for name in methods for b in (3, 4)}
+    assert set(losses["strategy"].values) - {"awq-grouped-3", "awq-grouped-4"} == expected
     assert losses.sizes["window"] == 16
     assert losses["strategy_bits"].sel(strategy="full").item() == 0
     assert '"awq-block-4"' in losses.attrs["search"]
@@ -149,7 +160,7 @@ def refuse(*_, **__):
 
 
 def test_a_second_run_loads_and_measures_nothing(folder, cache, measured, monkeypatch):
-    for name in ("load_model", "untrained_twin", "measure_layers", "search_blocks", "measure_losses"):
+    for name in ("load_model", "untrained_twin", "measure_layers", "calibrate_model", "measure_model_level"):
         monkeypatch.setattr(fixtures.measuring, name, refuse)
     again = measurement(folder, cache)
     assert again.is_cached()
@@ -163,8 +174,8 @@ def test_a_second_run_loads_and_measures_nothing(folder, cache, measured, monkey
 def test_whatever_the_measurements_depend_on_makes_them_stale(folder, cache, tmp_path, monkeypatch):
     assert not measurement(folder, cache, tokens=selection(seed=1)).is_cached()
     assert not measurement(folder, cache, settings=dataclasses.replace(SETTINGS, dtype=torch.bfloat16)).is_cached()
-    # Another seed resamples anew; it measures nothing anew.
-    assert measurement(folder, cache, settings=dataclasses.replace(SETTINGS, seed=1)).is_cached()
+    # Another seed draws other channels to keep at random.
+    assert not measurement(folder, cache, settings=dataclasses.replace(SETTINGS, seed=1)).is_cached()
 
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -185,7 +196,7 @@ def test_whatever_the_measurements_depend_on_makes_them_stale(folder, cache, tmp
     assert not measurement(folder, cache).is_cached()
 
 
-@pytest.mark.parametrize("stopped_at", ["search_blocks", "measure_losses", "untrained_twin"])
+@pytest.mark.parametrize("stopped_at", ["calibrate_model", "measure_model_level", "untrained_twin"])
 def test_a_run_that_was_stopped_resumes_with_the_stages_it_had_finished(folder, stopped_at, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -210,7 +221,7 @@ def test_a_run_that_was_stopped_resumes_with_the_stages_it_had_finished(folder, 
     losses_had = stopped_at == "untrained_twin"
     with monkeypatch.context() as patch:
         if losses_had:
-            patch.setattr(fixtures.measuring, "measure_losses", refuse)
+            patch.setattr(fixtures.measuring, "measure_model_level", refuse)
         resumed = measurement(folder, tmp_path).measure({})
     assert len(calls) == 1 + len(TWIN_SEEDS)  # the twins' layers alone
     assert resumed.losses is not None
@@ -274,7 +285,9 @@ def test_calibration_and_heldout_text_may_differ_in_length_and_number(calibratio
 def test_the_order_of_stages_and_their_times_are_reported(folder, tmp_path):
     model = measurement(folder, tmp_path)
     measured = model.measure({"seed": 3})
-    stages = ["loading", "layers", "block-level search", "losses", *(f"untrained twin {s}" for s in TWIN_SEEDS)]
+    stages = ["loading", "layers", "kinds of traffic", "calibrating", "losses"]
+    stages += [f"untrained twin {s}" for s in TWIN_SEEDS]
+    stages += [f"kinds of traffic, untrained twin {s}" for s in TRAFFIC_TWINS]
     assert set(measured.provenance["seconds"]) == {f"tiny: {stage}" for stage in stages}
     assert measured.provenance["seed"] == 3
     assert measured.parameters == model.description.parameters

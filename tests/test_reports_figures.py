@@ -30,6 +30,7 @@ ALL = [
     "reduction_by_linear",
     "reduction_by_family",
     "reduction_across_models",
+    "error_by_direction",
     "perplexity_by_strategy",
 ]
 

@@ -103,7 +103,7 @@ def test_during_measuring(suite, second, monkeypatch):
     suite.run("-k", "some_layer")  # the first model's measurements are in the cache
     calls = []
     status, output = interrupted(
-        suite, "--model", suite.material.model, "--model", second, where="fixtures.measuring.search_blocks", nth=1
+        suite, "--model", suite.material.model, "--model", second, where="fixtures.measuring.calibrate_model", nth=1
     )
     assert status == pytest.ExitCode.INTERRUPTED
     assert "PARTIAL: the run ended before every claim was judged." in output

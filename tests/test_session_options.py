@@ -21,7 +21,7 @@ def refuse(monkeypatch):
     def unwanted(*_, **__):
         raise AssertionError("loaded or measured")
 
-    for name in ("load_model", "untrained_twin", "measure_layers", "search_blocks", "measure_losses"):
+    for name in ("load_model", "untrained_twin", "measure_layers", "calibrate_model", "measure_model_level"):
         monkeypatch.setattr(fixtures.measuring, name, unwanted)
 
 
@@ -113,7 +113,7 @@ def test_what_was_asked_for_is_recorded(suite):
 def test_another_seed_judges_anew_and_measures_nothing(suite, monkeypatch):
     suite.run("-k", "typical")
     first = json.loads((suite.output / "tiny" / "evidence.json").read_text())["claims"][0]
-    for name in ("load_model", "measure_layers", "measure_losses"):
+    for name in ("load_model", "measure_layers", "measure_model_level"):
         monkeypatch.setattr(fixtures.measuring, name, None)
     suite.run("-k", "typical", "--seed=1")
     second = json.loads((suite.output / "tiny" / "evidence.json").read_text())["claims"][0]

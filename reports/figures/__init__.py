@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from awq_core.measured import Measured
 from reports.figures.canvas import Drawing, style
+from reports.figures.direction import error_by_direction
 from reports.figures.error import error_by_bits
 from reports.figures.kurtosis import kurtosis_and_importance_by_family, kurtosis_by_block
 from reports.figures.perplexity import perplexity_by_strategy
@@ -43,6 +44,7 @@ def draw_all(measured: Measured, all_measured: Sequence[Measured]) -> dict[str, 
         "reduction_by_linear": lambda: reduction_by_linear(measured),
         "reduction_by_family": lambda: reduction_by_family(measured),
         "reduction_across_models": lambda: reduction_across_models(all_measured),
+        "error_by_direction": lambda: error_by_direction(measured),
         "perplexity_by_strategy": lambda: perplexity_by_strategy(measured),
     }
     with style():

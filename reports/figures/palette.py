@@ -16,10 +16,9 @@ FAMILY_COLOURS = {
     "gate": "#CC79A7",
     "up": "#E69F00",
     "down": "#0072B2",
-    # Other architectures: fused attention takes k's colour, the two layers of a plain MLP take up's and down's.
+    # Fused linears take the colour of one of their parts.
     "qkv": "#009E73",
-    "fc1": "#E69F00",
-    "fc2": "#0072B2",
+    "gate_up": "#CC79A7",
 }
 FAMILY_MARKERS = {
     "q": "o",
@@ -30,8 +29,7 @@ FAMILY_MARKERS = {
     "up": "P",
     "down": "X",
     "qkv": "s",
-    "fc1": "P",
-    "fc2": "X",
+    "gate_up": "v",
 }
 _SPARE_COLOURS = ("#7F6000", "#5D3A9B", "#4B7B7B", "#8A2D3B")
 
@@ -43,6 +41,8 @@ FAINT = "#b9bfc7"
 RTN = "#7a828c"
 AWQ = "#3b2a8c"
 AWQ_LIGHT = "#9a8fd6"
+GPTQ = "#0f7c78"
+KEPT = "#a35a00"
 TWIN = "#8a929c"
 BLOCK_SHADES = "viridis"
 """Matplotlib's sequential map, even in lightness and safe for the colour-blind."""

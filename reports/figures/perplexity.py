@@ -11,17 +11,36 @@ from awq_core import readings
 from awq_core.measured import JUDGED_BITS, Measured
 from reports.answer import perplexity_text
 from reports.figures.canvas import Drawing, finish, paper, percent
-from reports.figures.palette import AWQ, AWQ_LIGHT, INK, MUTED, RTN
+from reports.figures.palette import AWQ, AWQ_LIGHT, GPTQ, INK, KEPT, MUTED, RTN
 from reports.linears import Array
 
 METHODS = {
     "rtn": ("rounded to nearest (RTN)", RTN, "o"),
-    "awq-block": ("AWQ, block search, folded", AWQ, "D"),
+    "awq-block": ("AWQ, block search", AWQ, "D"),
+    "awq-block-clip": ("AWQ, block search, clipped", AWQ, "X"),
+    "awq-grouped": ("AWQ, with o's scale averaged", AWQ, "d"),
+    "awq-duo": ("AWQ, AutoAWQ's scales", AWQ, "P"),
     "awq-linear": ("AWQ, each linear its own", AWQ_LIGHT, "s"),
     "awq-constant": ("AWQ, one exponent for all", AWQ_LIGHT, "^"),
     "awq-half": ("AWQ, exponent 0.5", AWQ_LIGHT, "v"),
+    "gptq": ("GPTQ", GPTQ, "o"),
+    "gptq-order": ("GPTQ, activation order", GPTQ, "s"),
+    "keep-activation": ("1% kept, by activation", KEPT, "D"),
+    "keep-weight": ("1% kept, by weight", KEPT, "s"),
+    "keep-random": ("1% kept, at random", KEPT, "o"),
+    "awq-block-few": ("AWQ, an eighth of the text", AWQ, "<"),
+    "awq-block-foreign": ("AWQ, foreign text", AWQ, ">"),
+    "gptq-foreign": ("GPTQ, foreign text", GPTQ, ">"),
 }
 """The order from top to bottom; strategies not listed follow under their own names."""
+
+BELOW, ABOVE = 0.55, 0.35
+"""Inches below and above the panels, for their axis and their title."""
+
+RANDOM = "keep-random"
+"""Its several draws are one row: their mean."""
+UNSEEN = "-matched"
+"""What foreign text is counted from: the usual strategy again, on as much of the usual text."""
 
 
 def perplexity_by_strategy(measured: Measured) -> Drawing | None:
@@ -38,18 +57,24 @@ def perplexity_by_strategy(measured: Measured) -> Drawing | None:
     finding = _finding(measured, panels)
     reading = (
         f"Perplexity on {windows} held-out windows; dashed: full precision ({perplexity_text(full)}). Bars: 95% "
-        "intervals of the loss beyond full precision, paired by window, so the text's own difficulty drops out."
+        "intervals of the loss beyond full precision, paired by window, so the text's own difficulty drops out. "
+        "Hollow marks need something at run time that an ordinary checkpoint does not have."
     )
     rows = max(len(methods) for methods in panels.values())
-    figure, top = paper(finding, reading, 1.15 + 0.42 * rows)
+    height = BELOW + ABOVE + 0.3 * rows
+    figure, top = paper(finding, reading, height)
     for place, (bits, methods) in enumerate(panels.items()):
-        axes = figure.add_axes((0.235 + 0.385 * place, 0.16 * top, 0.315, 0.7 * top))
+        axes = figure.add_axes(
+            (0.235 + 0.385 * place, top * BELOW / height, 0.315, top * (height - BELOW - ABOVE) / height)
+        )
         _panel(axes, measured, full, methods, bits, named=place == 0)
     return finish(figure, finding, reading)
 
 
 def _methods_at(strategies: list[str], bits: int) -> list[str]:
     here = [name.removesuffix(f"-{bits}") for name in strategies if name.endswith(f"-{bits}")]
+    here = [RANDOM if method.startswith(RANDOM) else method for method in here if not method.endswith(UNSEEN)]
+    here = list(dict.fromkeys(here))
     return [m for m in METHODS if m in here] + [m for m in here if m not in METHODS]
 
 
@@ -57,11 +82,14 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
     beside = blended_transform_factory(axes.transAxes, axes.transData)
     for row, method in enumerate(methods):
         _, colour, marker = METHODS.get(method, (method, MUTED, "h"))
-        gaps = readings.window_differences(measured, f"{method}-{bits}")
+        names = _strategies_of(measured, method, bits)
+        gaps = np.mean([readings.window_differences(measured, name) for name in names], axis=0)
         middle, half = float(gaps.mean()), _half_width(gaps)
         low, value, high = np.exp([full + middle - half, full + middle, full + middle + half])
         axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.55, solid_capstyle="butt")
-        axes.plot(value, row, marker, color=colour, ms=8, mec="white", mew=0.9)
+        hollow = _needs_something(measured, names[0])
+        edge, face = (colour, "white") if hollow else ("white", colour)
+        axes.plot(value, row, marker, color=face, ms=7 if hollow else 8, mec=edge, mew=1.4 if hollow else 0.9)
         axes.text(1.01, row, perplexity_text(full + middle), transform=beside, va="center", size=9, color=INK)
     axes.axvline(np.exp(full), color=INK, lw=1.2, ls=(0, (4, 2)))
     axes.set_ylim(len(methods) - 0.5, -0.5)
@@ -74,6 +102,18 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
     axes.grid(axis="x")
     axes.set_xlabel("perplexity")
     axes.set_title(f"{bits} bits")
+
+
+def _strategies_of(measured: Measured, method: str, bits: int) -> list[str]:
+    names = [str(name) for name in readings.losses_of(measured)["strategy"].values]
+    if method == RANDOM:
+        return [name for name in names if name.startswith(RANDOM) and name.endswith(f"-{bits}")]
+    return [f"{method}-{bits}"]
+
+
+def _needs_something(measured: Measured, strategy: str) -> bool:
+    losses = readings.losses_of(measured)
+    return "strategy_needs" in losses.coords and bool(str(losses["strategy_needs"].sel(strategy=strategy).values))
 
 
 def _half_width(gaps: Array) -> float:

@@ -1,0 +1,70 @@
+"""A small random float64 model in which scales have something to protect, and its layers as the suite measures them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from awq_core.architecture import architecture_of
+from awq_core.layers import LayerSettings, measure_layers
+from awq_core.measured import Measured
+from awq_core.streaming import BlockStream
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+    "tie_word_embeddings": False,
+}
+LLAMA = architecture_of("llama")
+"""Qwen2's row of the table too."""
+
+
+def structured_model(key_value_heads: int = 4, kind: str = "llama", **shape: Any) -> Any:
+    """A few channels at every site are enlarged; Qwen2's biases are drawn, so that none is trivially zero."""
+    sizes = SHAPE | {"num_key_value_heads": key_value_heads} | shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind == "llama":
+            model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
+        else:
+            model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        with torch.no_grad():
+            for block in model.model.layers:
+                block.input_layernorm.weight[:3] *= torch.tensor([20.0, 5.0, 0.01])
+                block.post_attention_layernorm.weight[10:12] *= 15.0
+                block.self_attn.v_proj.weight[7] *= 10.0
+                block.mlp.up_proj.weight[30] *= 25.0
+                for name, parameter in block.named_parameters():
+                    if name.endswith("bias"):
+                        parameter.normal_(0, 0.3)
+    return model.double().eval()
+
+
+def tokens(sequences: int, length: int = 32, seed: int = 0) -> np.ndarray:
+    """Token ids `[sequences, length]`."""
+    return np.random.default_rng(seed).integers(0, SHAPE["vocab_size"], size=(sequences, length))
+
+
+def measured_layers(model: Any, calibration: np.ndarray, heldout: np.ndarray) -> Measured:
+    """The two layer-level datasets of a model, without losses and without twins."""
+    stream = BlockStream(model, LLAMA, {"calibration": calibration, "heldout": heldout})
+    channels, errors = measure_layers(stream, LayerSettings())
+    ids = {"calibration": calibration, "heldout": heldout}
+    return Measured("m", None, 0, channels, errors, None, ids, {"seed": 0})
+
+
+def weights_of(model: Any) -> dict[str, np.ndarray]:
+    """Every linear's weight `(out, in)` by its name (the output head left out)."""
+    return {
+        name: module.weight.detach().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    }

@@ -1,0 +1,279 @@
+"""Mechanical claims hold of any network, so what could refute one is a broken instrument: on it each must fail.
+
+A small model is measured by the suite's own instruments, whole and with one thing in them broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import awq_core.equivalence
+import awq_core.quantizer
+import awq_core.scales
+from awq_core.calibrated import BLOCK
+from awq_core.evidence import Evidence, Verdict
+from awq_core.measured import Measured
+from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
+from claims.catalogue import whole_catalogue
+from claims.claim import Setting
+from claims.judging import judge
+from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
+
+CLAIMS = {claim.id: claim for claim in whole_catalogue().values() if claim.kind == "mechanical"}
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One way to break an instrument.
+
+    Attributes:
+        claim: the claim that must notice.
+        words: what is broken.
+        breaks: patches it in.
+    """
+
+    claim: str
+    words: str
+    breaks: Break
+
+
+EVERY: list[Broken] = []
+
+
+def breaks(claim: str, words: str) -> Callable[[Break], Break]:
+    """Adds a broken instrument to those on which a claim must fail."""
+
+    def add(function: Break) -> Break:
+        EVERY.append(Broken(claim, words, function))
+        return function
+
+    return add
+
+
+def in_claim(monkeypatch: pytest.MonkeyPatch, claim: str, name: str, value: Any) -> None:
+    """Exchange what a claim's own file imports."""
+    monkeypatch.setitem(CLAIMS[claim].estimate.__globals__, name, value)
+
+
+@breaks("mechanism.equivalence", "a norm before scaled linears is not divided")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.folding._divide_norm", lambda *_: None)
+
+
+@breaks("mechanism.equivalence", "a linear before scaled linears is not divided")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.folding._divide_linear", lambda *_: None)
+
+
+@breaks("mechanism.equivalence", "the bias of a linear before scaled linears is not divided")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.folding._divide_bias", lambda *_: None)
+
+
+@breaks("mechanism.equivalence", "columns are divided by their scale, as the operation before them is")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    def divide(parameters: dict[str, Tensor], name: str, scale: Tensor) -> None:
+        parameters[name] = parameters[name] / scale.to(parameters[name])
+
+    monkeypatch.setattr("awq_core.folding._multiply_columns", divide)
+
+
+@breaks("mechanism.direction", "scales and their inverse are exchanged")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = awq_core.scales.linear_scales
+    for module in ("layers", "mechanism"):
+        monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(size, -alphas))
+
+
+@breaks("mechanism.direction", "small channels are taken for the large ones")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = awq_core.scales.linear_scales
+    for module in ("layers", "mechanism"):
+        monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(1 / size, alphas))
+
+
+@breaks("mechanism.direction", "no scale is applied at all")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("layers", "mechanism"):
+        monkeypatch.setattr(
+            f"awq_core.{module}.linear_scales", lambda size, alphas: size.new_ones(len(alphas), len(size))
+        )
+
+
+@breaks("mechanism.step-stays", "steps follow the group's mean size and not its range")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        size = groups.square().mean(dim=-1).sqrt()
+        return size, torch.zeros_like(size)
+
+    monkeypatch.setattr("awq_core.mechanism.steps_and_zero_points", steps)
+
+
+@breaks("mechanism.step-stays", "steps are taken over the whole tensor")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = awq_core.quantizer.steps_and_zero_points
+
+    def steps(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        step, zero = real(groups.flatten(), bits)
+        return step.expand(groups.shape[:-1]), zero.expand(groups.shape[:-1])
+
+    monkeypatch.setattr("awq_core.mechanism.steps_and_zero_points", steps)
+
+
+@breaks("mechanism.step-stays", "half of the channels are taken for salient")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.mechanism.salient_channels", lambda values: np.argsort(-values)[: len(values) // 2])
+
+
+@breaks("mechanism.uniform-is-nothing", "the floor under a group's range is as large as the weights")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(awq_core.quantizer, "SMALLEST_RANGE", 1.0)
+
+
+@breaks("mechanism.uniform-is-nothing", "the scale is not divided out of one weight of all")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = awq_core.scales.scaled_round_to_nearest
+    found = []
+
+    def forgets(weight: Tensor, scales: Tensor, *rest: Any) -> Tensor:
+        quantized = real(weight, scales, *rest)
+        if not found:
+            place = tuple(quantized.nonzero()[0])
+            quantized[place] *= scales[place[-1]]
+            found.append(place)
+        return quantized
+
+    monkeypatch.setattr("awq_core.mechanism.scaled_round_to_nearest", forgets)
+
+
+def while_folded(monkeypatch: pytest.MonkeyPatch, add: Callable[[nn.Module], None], name: str) -> None:
+    """Something is added to the first MLP for as long as the model is folded."""
+    real = awq_core.equivalence.applied
+
+    @contextmanager
+    def more(model: Any, parameters: Any) -> Iterator[None]:
+        mlp = model.model.layers[0].mlp
+        with real(model, parameters):
+            add(mlp)
+            yield
+            delattr(mlp, name)
+
+    monkeypatch.setattr(awq_core.equivalence, "applied", more)
+
+
+@breaks("mechanism.no-overhead", "folding adds a module")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    while_folded(monkeypatch, lambda mlp: mlp.add_module("scale", nn.Identity()), "scale")
+
+
+@breaks("mechanism.no-overhead", "folding adds a parameter")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    while_folded(monkeypatch, lambda mlp: mlp.register_parameter("scale", nn.Parameter(torch.ones(64))), "scale")
+
+
+EXAMPLES = "claims.worked_examples"
+
+
+@breaks("mechanism.traffic-arithmetic", "importance is the weight alone")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: weight)
+
+
+@breaks("mechanism.traffic-arithmetic", "importance is the activation alone")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: magnitude)
+
+
+@breaks("mechanism.traffic-arithmetic", "importance is a sum")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: weight + magnitude)
+
+
+@breaks("mechanism.traffic-arithmetic", "the least important channel is protected")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{EXAMPLES}.salient_channels", lambda values: np.argsort(values)[:1])
+
+
+def with_bits(change: Callable[[int], int]) -> Break:
+    real = awq_core.scales.round_to_nearest
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            "awq_core.scales.round_to_nearest", lambda weight, name, bits: real(weight, name, change(bits))
+        )
+
+    return patch
+
+
+breaks("bits.four-per-bit", "bits beyond 4 are ignored")(with_bits(lambda bits: min(bits, 4)))
+breaks("bits.four-per-bit", "every bit is spent twice")(with_bits(lambda bits: 2 * bits))
+
+
+@breaks("bits.four-times-smaller", "codes are stored in a byte each")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CLAIMS["bits.four-times-smaller"].estimate.__globals__["packed_bytes"]
+    in_claim(monkeypatch, "bits.four-times-smaller", "packed_bytes", lambda rows, columns, bits: real(rows, columns, 8))
+
+
+@breaks("bits.four-times-smaller", "every eight weights have a step of their own")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.packing.deployed_group_size", lambda width: 8)
+
+
+def measure(level: str) -> Measured:
+    """The model's layers, or its losses beside them: through the suite's own instruments, as they are at the time."""
+    model = structured_model(kind="qwen2", num_hidden_layers=4)
+    calibration, heldout = tokens(8), tokens(16, seed=1)
+    measured = measured_layers(model, calibration, heldout)
+    if level == "layer":
+        return measured
+    ids = ModelTokens(calibration, calibration, heldout)
+    found = calibrate_model(model, LLAMA, ids, torch.float64, methods=(BLOCK,), elsewhere=False)
+    losses = measure_model_level(model, LLAMA, measured.channels, measured.errors, found, ids, 0, kept=False)
+    return replace(measured, losses=losses, parameters=model.num_parameters())
+
+
+@cache
+def whole(level: str) -> Measured:
+    """The same through instruments that nothing was done to."""
+    return measure(level)
+
+
+COMPUTED = ("mechanism.traffic-arithmetic", "bits.four-times-smaller")
+"""Claims that compute when they are judged: whatever breaks them, the measurements are the same."""
+
+
+def judged(claim: str, measured: Measured) -> list[Evidence]:
+    """At every precision that the claim has a verdict for."""
+    entry = CLAIMS[claim]
+    return [judge(entry, measured, Setting(bits)) for bits in entry.bits or (None,)]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_sound_instruments_support_every_mechanical_claim(claim: str) -> None:
+    for evidence in judged(claim, whole(CLAIMS[claim].level)):
+        assert evidence.verdict is Verdict.SUPPORTED, evidence
+
+
+@pytest.mark.parametrize("broken", EVERY, ids=lambda broken: f"{broken.claim}: {broken.words}")
+def test_a_broken_instrument_refutes_its_claim(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = CLAIMS[broken.claim].level
+    measured = whole(level) if broken.claim in COMPUTED else None
+    broken.breaks(monkeypatch)
+    for evidence in judged(broken.claim, measured or measure(level)):
+        assert evidence.verdict is Verdict.REFUTED, evidence
+
+
+def test_every_mechanical_claim_has_a_broken_instrument() -> None:
+    assert {broken.claim for broken in EVERY} == set(CLAIMS)

@@ -1,0 +1,123 @@
+"""GPTQ against a slow computation without Cholesky factors, and against round-to-nearest on the embedded models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from awq_core.architecture import architecture_of
+from awq_core.block_inputs import BlockInputs
+from awq_core.gptq import gptq
+from awq_core.output_error import relative_output_error
+from awq_core.quantizer import deployed_group_size, round_to_nearest
+from awq_core.sources import LinearWeights
+from awq_core.streaming import BlockStream
+from fixtures.models.loading import load_model
+from fixtures.models.resolve import resolve
+from fixtures.texts.defaults import choose_texts
+from fixtures.texts.effort import EFFORTS
+from fixtures.texts.tokens import select_tokens
+from tests import reference_gptq
+from tests.suite_sessions import ROOT
+
+WIDTH = 60
+
+
+def case(seed: int, tokens: int = 100) -> tuple[Tensor, Tensor]:
+    """A weight `(5, 60)` and the second moment of correlated inputs with channels of many sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(WIDTH, WIDTH, dtype=torch.float64, generator=generator)
+    x = torch.randn(tokens, WIDTH, dtype=torch.float64, generator=generator) @ mixing
+    x *= torch.exp(torch.randn(WIDTH, dtype=torch.float64, generator=generator))
+    weight = torch.randn(5, WIDTH, dtype=torch.float64, generator=generator)
+    weight[0] = weight[0].abs() + 0.5  # a row whose groups have one sign
+    return weight, x.T @ x
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize(
+    ("group_size", "block_size"),
+    [(60, 128), (30, 60), (20, 10), (15, 50), (10, 20), (4, 7), (1, 16)],
+    ids=lambda value: str(value),
+)
+def test_gptq_is_what_inverting_afresh_for_every_column_gives(
+    group_size: int, block_size: int, bits: int, ordered: bool
+) -> None:
+    """Groups smaller and larger than a block of updates, and such as do not divide it."""
+    weight, moment = case(seed=bits)
+    found = gptq(weight, moment, bits, group_size, activation_order=ordered, block_size=block_size)
+    expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), bits, group_size, ordered)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    nearest = reference_gptq.gptq(weight.numpy(), np.eye(WIDTH), bits, group_size, ordered)
+    assert not np.allclose(found, nearest)  # there is something to make up for here
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
+@pytest.mark.parametrize("tokens", [200, 20], ids=["many tokens", "fewer than channels"])
+def test_so_it_is_with_dead_columns(ordered: bool, tokens: int) -> None:
+    weight, moment = case(seed=9, tokens=tokens)
+    for column in (0, 7, 8, 9, 59):
+        moment[column] = 0.0
+        moment[:, column] = 0.0
+    found = gptq(weight, moment, 4, 10, activation_order=ordered, block_size=20)
+    expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), 4, 10, ordered)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_whole_group_of_dead_columns_is_zero() -> None:
+    weight, moment = case(seed=4)
+    moment[20:30] = 0.0
+    moment[:, 20:30] = 0.0
+    found = gptq(weight, moment, 3, 10)
+    assert torch.equal(found[:, 20:30], torch.zeros(5, 10, dtype=torch.float64))
+    np.testing.assert_allclose(
+        found, reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 10, False), rtol=1e-9, atol=1e-9
+    )
+
+
+CALIBRATION_TOKENS = 4096
+
+
+def linears_with_moments(name: str) -> Iterator[tuple[LinearWeights, Tensor]]:
+    """Every linear of an embedded model, and the second moment of its inputs on 4096 calibration tokens."""
+    source = resolve(name, None)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "fixtures" / "embedded" / name)
+    model = load_model(source, "cpu", torch.float32)
+    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    texts = choose_texts(source, None, None, None)
+    calibration = select_tokens(tokenizer, texts, EFFORTS["quick"], context, vocabulary).calibration
+    count = CALIBRATION_TOKENS // calibration.shape[1]
+    chosen = calibration[np.arange(count) * len(calibration) // count]
+    assert chosen.size == CALIBRATION_TOKENS
+    stream = BlockStream(model, architecture_of(model.config), {"calibration": chosen}, groups=1)
+    for block in range(stream.blocks):
+        stream.begin(block)
+        inputs = BlockInputs(stream, block, torch.float64)
+        for entry in stream.linears(block):
+            yield entry, inputs.second_moments[entry.site]
+        stream.advance(block)
+
+
+@pytest.mark.parametrize("name", ["embedded-tiny", "embedded-small"])
+def test_gptq_errs_less_than_rounding_on_its_calibration_tokens(name: str) -> None:
+    """Every linear, 3 and 4 bits, either order: at least 15% less; the typical linear 20% or more."""
+    ratios: dict[tuple[int, bool], list[float]] = {}
+    for entry, moment in linears_with_moments(name):
+        weight = entry.weight.double()
+        group_size = deployed_group_size(weight.shape[1])
+        for bits in (3, 4):
+            rtn = relative_output_error(weight, round_to_nearest(weight, "asym-g128", bits), moment)
+            for ordered in (False, True):
+                found = gptq(weight, moment, bits, group_size, activation_order=ordered)
+                ratio = float(relative_output_error(weight, found, moment) / rtn)
+                assert ratio < 0.85, f"{entry.name} at {bits} bits, ordered {ordered}"
+                ratios.setdefault((bits, ordered), []).append(ratio)
+    assert {len(values) for values in ratios.values()} == {35}
+    for values in ratios.values():
+        assert float(np.median(values)) < 0.8
