@@ -104,7 +104,7 @@ def _claims(paths: Sequence[Path], _: bool) -> Compared:
 
 
 def _layers(paths: Sequence[Path], fail_on_change: bool) -> Compared:
-    from reports import compare_layers_page  # noqa: PLC0415 -- scipy and the figures, which claims do not need
+    from reports import compare_layers_page  # the figures, which a comparison of claims does not need
 
     if len(paths) != 2:
         raise InputError(f"per-layer records are held against each other two at a time, got {len(paths)}")

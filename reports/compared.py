@@ -133,8 +133,6 @@ def _same_model(comparison: Comparison, place: int, reference: Run) -> str:
     text += f". {_conditions(reference, run)}"
     if not differ:
         return text
-    few = LEVEL * len(differ)
-    allowance = "up to one" if few < 1 else f"up to about {few:.0f}"
     return f"{text} {_by_chance(beyond, len(differ))}"
 
 

@@ -41,8 +41,8 @@ def _texts(letter: str, record: Record) -> str:
     if is_ours(record):
         return f"{letter}, {record['model']} (this suite): {texts}; moments are pooled over all tokens."
     return (
-        f"{letter}, {record['model']} (AWQ-Diag's definitions): {texts}, in fact short ones of about 60; kurtosis is taken in each "
-        "text and averaged. The kurtosis of a sample of n values cannot exceed about n, so rare large values count "
+        f"{letter}, {record['model']} (AWQ-Diag's definitions): {texts}, in fact short ones of about "
+        "60; kurtosis is taken in each text and averaged. The kurtosis of a sample of n values cannot exceed about n, so rare large values count "
         "for less than they do pooled over thousands of tokens."
     )
 
@@ -55,8 +55,8 @@ def _grids(first: Record, second: Record) -> list[str]:
     if steps[0] == steps[1]:
         return [f"Exponents lie on the same grid, i/{steps[0]}."]
     return [
-        f"Exponents lie on i/{steps[0]} in A and i/{steps[1]} in B: the finer grid tends to find slightly larger reductions, "
-        "and best exponents agree only to within half a step."
+        f"Exponents lie on i/{steps[0]} in A and i/{steps[1]} in B: the finer grid tends to find slightly larger "
+        "reductions, and best exponents agree only to within half a step."
     ]
 
 

@@ -18,6 +18,7 @@ from reports import hookspecs
 from reports.answer import answer
 from reports.gathered import Gathered, claim_of, models_of
 from reports.html import ModelReport
+from reports.junit import add_plain_properties
 from reports.output import write_model
 from reports.published import Published, sentence
 from reports.terminal import write_summary
@@ -35,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Gather on the controller only: workers of pytest-xdist send it their reports."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Reporter(config), "claims-reporter")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Put the evidence into words for JUnit XML, before it is written; other listeners keep the dictionary."""
+    add_plain_properties(report)
 
 
 class Reporter:

@@ -41,7 +41,8 @@ def summary(run: Run) -> str:
     """The whole summary."""
     claims = sorted(run.claims, key=catalogue_order)
     changed = [claim for claim in claims if claim.get("registered") is not None and not is_registered(claim)]
-    against = [claim for claim in claims if verdict_of(claim) in (Verdict.REFUTED, Verdict.INCONCLUSIVE)]
+    unsupported = (Verdict.REFUTED, Verdict.INCONCLUSIVE)
+    against = [claim for claim in claims if claim not in changed and verdict_of(claim) in unsupported]
     parts = [f"# AWQ claims on {run.name}"]
     if not run.record.get("complete"):
         parts.append("**Partial: the run ended before every claim was judged.**")
@@ -55,7 +56,8 @@ def summary(run: Run) -> str:
     else:
         parts.append("No verdicts are registered for this model.")
     if against:
-        parts += ["## Refuted and inconclusive", _table(against, "Refuted and inconclusive claims")]
+        besides = " besides" if changed else ""
+        parts += [f"## Refuted and inconclusive{besides}", _table(against, "Refuted and inconclusive claims")]
     parts += ["## Reports", "\n".join(reports(run))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
