@@ -7,14 +7,16 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 READY = $(VENV)/.ready
 
-.PHONY: claims test lint types setup clean
+.PHONY: claims test unit lint types summaries instruments setup clean
 
 claims: $(READY)
 	$(VENV)/bin/pytest claims $(if $(MODEL),--model $(MODEL)) $(OPTIONS)
 
-test: $(READY) lint types
-	$(VENV)/bin/pytest tests claims/quantizer_math
+test: $(READY) lint types unit
 	$(VENV)/bin/pytest claims --ignore=claims/quantizer_math
+
+unit: $(READY)
+	$(VENV)/bin/pytest tests claims/quantizer_math
 
 lint: $(READY)
 	$(RUN) ruff check .
@@ -22,6 +24,15 @@ lint: $(READY)
 
 types: $(READY)
 	$(RUN) mypy
+
+# One run's verdicts in Markdown, for each model below OUTPUT; nothing where there is none.
+OUTPUT ?= reports/out
+summaries:
+	@for run in $(wildcard $(OUTPUT)/*/evidence.json); do $(RUN) reports.summary $$run; done
+
+# The hash that cached measurements depend on.
+instruments:
+	@$(VENV)/bin/python -c "from fixtures.cache import instrument_version; print(instrument_version())"
 
 setup: $(READY)
 

@@ -2,13 +2,14 @@
 
 Two runs are of the same model when name and weights' hash agree (a control has no hash: it is drawn from its seed).
 
-- **Estimate beyond noise.** The difference of the two estimates exceeds `sqrt(h1^2 + h2^2)`, where `h` is each 95%
-  interval's half-width: a 95% test of a difference, each standard error being taken from its interval. Where both
-  intervals are symmetric in the logarithm, so is the test. Of an interval cut off at a bound (a share cannot exceed
-  1) the longer half counts. Two exact estimates (intervals of no width) differ beyond rounding: by more than 1e-6 of
-  the larger and 1% of the first one's distance to the threshold. The half-widths hold for independent tokens and
-  blocks. Runs share their blocks, and often their tokens: then the true noise is smaller, so that what is flagged
-  has moved, while a small movement may stay within.
+- **Estimate beyond noise.** The two estimates differ by more than `t * sqrt(se1^2 + se2^2)`: Welch's test at 99%. Each
+  standard error is the interval's half-width over the quantile of Student's t that made it a 95% interval (`n - 1`
+  degrees of freedom). At 95% the half-widths in quadrature would do, but one claim in twenty would be flagged by
+  chance, some four in every comparison of independent runs. Where both intervals are symmetric in the logarithm, so is
+  the test. Of an interval cut off at a bound (a share cannot exceed 1) the longer half counts. Two exact estimates
+  (intervals of no width) differ beyond rounding: by more than 1e-6 of the larger and 1% of the first one's distance to
+  the threshold. Intervals hold for other tokens and other blocks. Runs share their blocks, and often their tokens:
+  then the true noise is smaller, so that what is flagged has moved, while a small movement may stay within.
 - **A changed verdict** is a change only together with an estimate beyond noise, a moved threshold or version, or as
   a flip between supported and refuted. A verdict that passes between inconclusive and decided with its estimate
   within noise is *drift, within noise*: shown, not flagged.
@@ -36,6 +37,8 @@ ROUNDING = 1e-6
 """Relative difference that arithmetic in another order may leave."""
 EXACT_SHARE = 0.01
 """Of an exact estimate's distance to its threshold."""
+LEVEL = 0.01
+"""Of the test of a difference: the share of unmoved estimates that independent runs flag."""
 SYMMETRIC = 1e-6
 """How well an interval's two halves must agree, relative to its width, to count as symmetric."""
 OPPOSITE = {Verdict.SUPPORTED, Verdict.REFUTED}
@@ -114,8 +117,7 @@ def difference(before: Claim, now: Claim) -> Difference | None:
     logarithmic = all(_is_exact(claim) or _is_logarithmic(claim) for claim in (before, now)) and min(first, second) > 0
     halves = [_half_width(claim, logarithmic) for claim in (before, now)]
     size = abs(math.log(second / first)) if logarithmic else abs(second - first)
-    noise = math.hypot(*halves)
-    return Difference(size, noise, _p_value(size, halves, [before, now]), logarithmic)
+    return Difference(size, *_welch(size, halves, [before, now]), logarithmic)
 
 
 def change(before: Claim | None, now: Claim | None) -> Change:
@@ -218,12 +220,13 @@ def _half_width(claim: Claim, logarithmic: bool) -> float:
     return max(high - value, value - low)
 
 
-def _p_value(size: float, halves: list[float], claims: list[Claim]) -> float:
-    """Welch's test, each standard error being its half-width over the quantile that made it one."""
+def _welch(size: float, halves: list[float], claims: list[Claim]) -> tuple[float, float]:
+    """The largest difference that counts as noise, and the p value of this one."""
     degrees = [max(int(claim["interval"]["n"]) - 1, 1) for claim in claims]
     variances = [(half / float(stats.t.ppf(0.975, d))) ** 2 for half, d in zip(halves, degrees, strict=True)]
     spread = sum(variance**2 / d for variance, d in zip(variances, degrees, strict=True))
     total = sum(variances)
     if spread == 0:  # so narrow that the squares vanish
-        return 0.0 if size > 0 else 1.0
-    return 2 * float(stats.t.sf(size / math.sqrt(total), total**2 / spread))
+        return 0.0, 0.0 if size > 0 else 1.0
+    error, together = math.sqrt(total), total**2 / spread
+    return float(stats.t.ppf(1 - LEVEL / 2, together)) * error, 2 * float(stats.t.sf(size / error, together))

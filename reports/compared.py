@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from awq_core.judgement import survives_holm
-from reports.changes import Change, Kind, change, comparable, contrast
+from reports.changes import LEVEL, ROUNDING, Change, Kind, change, comparable, contrast
 from reports.compare_inputs import Run
-from reports.false_verdicts import LEVEL
 from reports.verdict_words import Claim, catalogue_order, verdict_of
 
 CONDITIONS = {
@@ -24,6 +24,8 @@ CONDITIONS = {
     "versions": "libraries",
 }
 """Provenance that two runs of a model may differ in, and its words."""
+SAME_DATA = ("calibration_hash", "heldout_hash")
+"""Where these agree, estimates are expected to repeat to rounding."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,10 @@ def _same_model(comparison: Comparison, place: int, reference: Run) -> str:
     text += f"{_claims(len(flagged))} of {len(found)} changed" if flagged else f"none of {_claims(len(found))} changed"
     text += f", {drifting} drift within noise" if drifting else ""
     text += f". {_conditions(reference, run)}"
+    if all(reference.model.get(key) == run.model.get(key) for key in SAME_DATA):
+        pairs = [(row.claims[comparison.runs.index(reference)], row.claims[place]) for row in comparison.rows]
+        at_all = sum(_moved_at_all(*pair) for pair in pairs)
+        text += f" On the same tokens {at_all or 'no'} estimate{'s' if at_all != 1 else ''} moved at all."
     if not differ:
         return text
     return f"{text} {_by_chance(beyond, len(differ))}"
@@ -148,8 +154,14 @@ def _by_chance(beyond: Sequence[bool], compared: int) -> str:
     )
 
 
+def _moved_at_all(before: Claim | None, now: Claim | None) -> bool:
+    """Whether two estimates differ by more than rounding: on the same tokens, a sign of changed instruments."""
+    first, second = (claim["estimate"] if claim else None for claim in (before, now))
+    return first is not None and second is not None and not math.isclose(first, second, rel_tol=ROUNDING)
+
+
 def _holm(changes: Sequence[Change]) -> list[bool]:
-    return survives_holm([one.difference.p_value for one in changes if one.difference is not None], LEVEL)
+    return survives_holm([one.difference.p_value for one in changes if one.difference is not None])
 
 
 def _conditions(before: Run, now: Run) -> str:
@@ -157,7 +169,7 @@ def _conditions(before: Run, now: Run) -> str:
     unlike = [words for key, words in CONDITIONS.items() if before.model.get(key) != now.model.get(key)]
     if unlike:
         return f"The runs differ in {', '.join(unlike)}."
-    return "Tokens, settings, instruments and versions are the same: whatever moved, moved in arithmetic or resampling."
+    return "Settings, instruments and versions are the same."
 
 
 def _other_model(comparison: Comparison, place: int, reference: int) -> str:

@@ -41,9 +41,9 @@ def _texts(letter: str, record: Record) -> str:
     if is_ours(record):
         return f"{letter}, {record['model']} (this suite): {texts}; moments are pooled over all tokens."
     return (
-        f"{letter}, {record['model']} (AWQ-Diag's definitions): {texts}, in fact short ones of about "
-        "60; kurtosis is taken in each text and averaged. The kurtosis of a sample of n values cannot exceed about n, so rare large values count "
-        "for less than they do pooled over thousands of tokens."
+        f"{letter}, {record['model']} (AWQ-Diag's definitions): {texts}, in fact short ones of about 60; kurtosis is "
+        "taken in each text and averaged. The kurtosis of a sample of n values cannot exceed about n, so rare large "
+        "values count for less than they do pooled over thousands of tokens."
     )
 
 

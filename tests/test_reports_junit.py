@@ -34,7 +34,7 @@ def properties(path):
 def test_every_claim_has_its_evidence_as_plain_text(session, pytester, workers):  # noqa: F811
     if workers:
         pytest.importorskip("xdist")
-    session(SOURCE, "--junitxml=results.xml", *workers)
+    session(SOURCE, "--junitxml=results.xml", "-o", "junit_family=xunit1", *workers)
     found = properties(pytester.path / "results.xml")
     shown = {name: dict(pairs) for name, pairs in found.items()}
     assert {key: shown["test_holds"][key] for key in NAMES} == {
@@ -58,6 +58,17 @@ def test_every_claim_has_its_evidence_as_plain_text(session, pytester, workers):
     assert found["test_ordinary"] == []
     written = read_evidence(pytester.path / "reports/out/synthetic-small/evidence.json")["claims"]
     assert [claim["id"] for claim in written] == ["payoff.honest", "payoff.layers", "payoff.one-layer"]
+
+
+def test_the_suites_own_sessions_write_them(suite, pytester):
+    path = pytester.path / "results.xml"
+    suite.run(f"--junitxml={path}")
+    found = {name: dict(pairs) for name, pairs in properties(path).items()}
+    assert len(found) > 2
+    for shown in found.values():
+        assert shown["id"].startswith("concentration.")
+        assert shown["verdict"] in set(Verdict)
+        assert {"estimate", "lower", "upper", "threshold"} <= shown.keys()
 
 
 def test_numbers_keep_their_digits():
