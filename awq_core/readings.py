@@ -76,7 +76,9 @@ def outlier_ratio(measured: Measured, split: str = "heldout") -> xr.DataArray:
 def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """ln(largest / median channel magnitude), `(site,)`."""
     magnitude = measured.channels["magnitude"].sel(split=split)
-    return _per_row(magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() or not len(m) else 0.0, "site")
+    return _per_row(
+        magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() or not len(m) else 0.0, "site"
+    )
 
 
 def best_alpha(measured: Measured, quantizer: str, bits: int) -> xr.DataArray:

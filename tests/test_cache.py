@@ -100,7 +100,9 @@ def test_every_part_of_a_key_matters_and_their_order_does_not():
 FOLDER = Path(awq_core.__file__).parent
 
 
-@pytest.mark.parametrize("name", [*(f"awq_core/{name}.py" for name in INSTRUMENTS), *(f"fixtures/{f}" for f in FIXTURES)])
+@pytest.mark.parametrize(
+    "name", [*(f"awq_core/{name}.py" for name in INSTRUMENTS), *(f"fixtures/{f}" for f in FIXTURES)]
+)
 def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
     before, key = instrument_version(), key_of(stage="layers")
     copies_of_the_code(tmp_path, monkeypatch)

@@ -112,7 +112,6 @@ def test_readings_are_what_their_names_say():
     ("reading", "measured", "message"),
     [
         ("mean-reduction-gate", lambda: _without_gate(), "no linears of family gate"),
-        ("perplexity-gptq-3", lambda: hand_made(), "the loss of gptq-3 was not measured"),
         ("perplexity-full", lambda: dataclasses.replace(hand_made(), losses=None), "the loss of full was not measured"),
         ("best-alpha-with-top-share", lambda: hand_made(), "all linears are alike"),
     ],
