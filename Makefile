@@ -19,8 +19,8 @@ unit: $(READY)
 	$(VENV)/bin/pytest tests claims/quantizer_math
 
 lint: $(READY)
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
+	$(RUN) ruff check --no-cache .
+	$(RUN) ruff format --no-cache --check .
 
 types: $(READY)
 	$(RUN) mypy

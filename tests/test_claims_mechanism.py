@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from tests.estimating import damaged, estimate, verdict
 
 from awq_core.evidence import Verdict
 from awq_core.measured import Measured
 from claims.claim import REGISTRY, NotApplicableError, Setting
 from claims.worked_examples import EXAMPLES
+from tests.estimating import damaged, estimate, verdict
 from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_errors, set_losses, set_mechanism
 
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from tests.estimating import damaged, estimate, t_interval, verdict
 
 from awq_core.evidence import Verdict
 from awq_core.measured import TRAFFIC_KINDS, Measured
 from claims.claim import Reported
+from tests.estimating import damaged, estimate, t_interval, verdict
 from tests.hand_made import (
     ROLES,
     WINDOWS,
