@@ -20,12 +20,22 @@ OUTLIER_ROLES = ("attention_out", "mlp_out")
 
 
 def importance(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """`I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width."""
+    """`I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width.
+
+    Raises:
+        ValueError: if a channel within a linear's width has none.
+    """
     channels = measured.channels
     magnitude = channels["magnitude"].sel(split=split).sel(site=channels["linear_site"])
-    return (channels["weight_size"] * magnitude).reset_coords(
+    values = (channels["weight_size"] * magnitude).reset_coords(
         ["site", "site_block", "site_role", "site_width"], drop=True
     )
+    # NaN pads narrow linears, so what ranks channels skips it: one that is no padding has to be found here.
+    incomplete = values.notnull().sum("channel") != values["in_features"]
+    if incomplete.any():
+        name = values["linear"].values[incomplete.values][0]
+        raise ValueError(f"{name} has channels without an importance: a NaN is an error, never a verdict")
+    return values
 
 
 def top_share(measured: Measured, split: str = "heldout") -> xr.DataArray:

@@ -16,7 +16,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first: `[channels]` magnitudes on one text.
         second: the same on another.
+
+    Raises:
+        ValueError: if a magnitude is NaN.
     """
+    if np.isnan(first).any() or np.isnan(second).any():
+        raise ValueError("a channel has no magnitude: a NaN is an error, never a verdict")
     mine, other = salient_channels(first), salient_channels(second)
     return len(np.intersect1d(mine, other)) / len(mine)
 

@@ -125,7 +125,7 @@ def test_sweet_spot(measured: Measured, setting: Setting) -> Parts:
 def test_uniform_is_nothing(measured: Measured, setting: Setting) -> Estimate:
     changed = measured.errors["uniform_changed"].astype(float)
     weights = int((measured.errors["in_features"] * measured.errors["out_features"]).sum())
-    return named(exactly(float(changed.sum()), "weights", weights), changed, {})
+    return named(exactly(float(changed.sum(skipna=False)), "weights", weights), changed, {})
 
 
 @claim(
