@@ -23,6 +23,9 @@ LOGIT_ELEMENTS = 64_000_000
 
 BATCH_TOKENS = 4096
 
+REFERENCE_BYTES = 2**30
+"""Full precision's log-probabilities are kept for all strategies where they fit into this; else made anew for each."""
+
 
 def measure_losses(
     model: Any,
@@ -46,13 +49,12 @@ def measure_losses(
     if strategies[0].method != "full":
         raise ValueError("the first strategy must be full precision: the others are compared with it")
     ids = torch.as_tensor(heldout, device=model.get_input_embeddings().weight.device)  # (windows, T)
-    reference: list[Tensor] = []
     losses, divergences = [], []
+    reference: _Reference | None = None
     for index, strategy in enumerate(strategies):
         with applied(model, strategy.parameters()):
             hidden = _final_hidden(model, ids)
-        if not reference:
-            reference = hidden
+        reference = reference or _Reference(model, hidden)
         loss, divergence = _score(model, ids, hidden, reference)
         if not (np.isfinite(loss).all() and np.isfinite(divergence).all()):
             raise MeasurementError(f"strategy {strategy.name}: a window's loss is NaN or infinite")
@@ -75,13 +77,41 @@ def measure_losses(
     )
 
 
-def _final_hidden(model: Any, ids: Tensor) -> list[Tensor]:
-    """What reaches the language-model head, `(batch, T, width)` for each batch of windows."""
+class _Reference:
+    """What full precision predicts, to be compared with every strategy.
+
+    Args:
+        model: whose head is applied.
+        hidden: `(windows, T, width)`, what reaches the head in full precision.
+    """
+
+    def __init__(self, model: Any, hidden: Tensor) -> None:
+        self._model = model
+        self._hidden = hidden
+        tokens = hidden.shape[0] * hidden.shape[1]
+        # Four bytes: logits are at least float32, and a float64 model is a test's.
+        self._kept: dict[tuple[int, int], Tensor] | None = (
+            {} if tokens * _vocabulary(model) * 4 <= REFERENCE_BYTES else None
+        )
+
+    def log_probabilities(self, window: int, part: slice) -> Tensor:
+        """Of the next token, `(t, vocabulary)`, at some places of one window."""
+        key = (window, part.start)
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
+        found = log_probabilities(self._model, self._hidden[window, part])
+        if self._kept is not None:
+            self._kept[key] = found
+        return found
+
+
+def _final_hidden(model: Any, ids: Tensor) -> Tensor:
+    """What reaches the language-model head, `(windows, T, width)`."""
     kept = []
     with torch.no_grad():
         for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
             kept.append(model.base_model(input_ids=batch, use_cache=False).last_hidden_state)
-    return kept
+    return torch.cat(kept)
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
@@ -97,24 +127,29 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _score(model: Any, ids: Tensor, hidden: list[Tensor], reference: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def log_probabilities(model: Any, hidden: Tensor) -> Tensor:
+    """Of the next token, `(..., vocabulary)`, from what reaches the head, `(..., width)`."""
+    with torch.no_grad():
+        return torch.log_softmax(logits_of(model, hidden), dim=-1)
+
+
+def _score(model: Any, ids: Tensor, hidden: Tensor, reference: _Reference) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss and mean KL(full || strategy) of every window, `[windows]` each, nats per token."""
-    vocabulary = len(model.get_output_embeddings().weight)
-    window = 0
     losses, divergences = [], []
-    per_chunk = max(1, LOGIT_ELEMENTS // vocabulary)
-    for states, full_states in zip(hidden, reference, strict=True):
-        for row, full_row in zip(states, full_states, strict=True):
-            targets = ids[window, 1:]
-            loss, divergence = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-            for start in range(0, len(targets), per_chunk):
-                part = slice(start, min(start + per_chunk, len(targets)))
-                with torch.no_grad():
-                    log_p = torch.log_softmax(logits_of(model, row[part]), dim=-1)  # (t, V)
-                    log_full = torch.log_softmax(logits_of(model, full_row[part]), dim=-1)
-                loss += -log_p.gather(1, targets[part, None]).sum(dtype=torch.float64).cpu()
-                divergence += (log_full.exp() * (log_full - log_p)).sum(dtype=torch.float64).cpu()
-            losses.append(float(loss) / len(targets))
-            divergences.append(float(divergence) / len(targets))
-            window += 1
+    per_chunk = max(1, LOGIT_ELEMENTS // _vocabulary(model))
+    for window, states in enumerate(hidden):
+        targets = ids[window, 1:]
+        loss, divergence = (torch.zeros((), dtype=torch.float64, device=ids.device) for _ in range(2))
+        for start in range(0, len(targets), per_chunk):
+            part = slice(start, min(start + per_chunk, len(targets)))
+            log_p = log_probabilities(model, states[part])  # (t, V)
+            log_full = reference.log_probabilities(window, part)
+            loss += -log_p.gather(1, targets[part, None]).sum(dtype=torch.float64)
+            divergence += (log_full.exp() * (log_full - log_p)).sum(dtype=torch.float64)
+        losses.append(float(loss) / len(targets))
+        divergences.append(float(divergence) / len(targets))
     return np.array(losses), np.array(divergences)
+
+
+def _vocabulary(model: Any) -> int:
+    return len(model.get_output_embeddings().weight)

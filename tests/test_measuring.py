@@ -17,6 +17,7 @@ from awq_core.moments import MeasurementError
 from fixtures.cache import MeasurementCache
 from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, MeasurementSettings, ModelMeasurement
 from fixtures.models.checking import describe
+from fixtures.models.cost import STRATEGIES
 from fixtures.models.loading import load_model, weights_hash
 from fixtures.models.resolve import resolve
 from fixtures.progress import MeasurementProgress
@@ -106,6 +107,7 @@ def test_the_labels_are_as_documented(measured):
     assert channels["linear"].values[6] == "model.layers.0.mlp.down_proj"
     assert set(channels["linear_site"].values) == set(channels["site"].values)
     assert channels.sizes["group"] == GROUPS == 16
+    assert abs(losses.sizes["strategy"] - STRATEGIES) <= 4, "the header's estimate counts other strategies"
     assert errors["alpha"].values.tolist() == list(ALPHAS)
     assert errors["bits"].values.tolist() == [2, 3, 4, 6, 8]
     assert errors["quantizer"].values.tolist() == ["asym-g128", "sym-channel"]
