@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,15 +56,35 @@ class BlockInputs:
         tokens = sum(self.tokens[site] for site in fold.sites)
         return torch.stack([self._summed[site] for site in fold.sites]).sum(dim=0) / max(tokens, 1)
 
-    def module_loss(self, path: str) -> float:
-        """Mean squared change of an inspected module's output, with whatever weights it has now."""
-        summed, count = 0.0, 0
+    def sequences(self, path: str) -> int:
+        """How many sequences an inspected module was called with."""
+        return sum(len(output) for output in self._outputs[path])
+
+    def sequence_losses(self, path: str, chosen: np.ndarray) -> np.ndarray:
+        """Mean squared change of an inspected module's output, with whatever weights it has now.
+
+        Args:
+            path: of the module.
+            chosen: indices `(n,)` of sequences. Where a module is called with tokens (the experts of a mixture), of
+                tokens.
+
+        Returns:
+            `(n,)`.
+        """
+        losses = np.empty(len(chosen))
+        start = 0
         for (args, kwargs), expected in zip(self._calls[path], self._outputs[path], strict=True):
-            with torch.no_grad():
-                output = _tensor(self.modules[path](*args, **kwargs))
-            summed += float((output - expected).float().square().sum(dtype=torch.float64))
-            count += expected.numel()
-        return summed / count
+            count = len(expected)
+            mine = np.flatnonzero((chosen >= start) & (chosen < start + count))
+            if len(mine):
+                rows = torch.as_tensor(chosen[mine] - start, device=expected.device)
+                some, named = _rows(args, kwargs, rows, expected)
+                with torch.no_grad():
+                    output = _tensor(self.modules[path](*some, **named))
+                change = (output - expected[rows]).float().square().flatten(1)  # (n, ...)
+                losses[mine] = change.mean(dim=1, dtype=torch.float64).cpu().numpy()
+            start += count
+        return losses
 
     def _add(self, site: str, inputs: Tensor) -> None:
         total, moment = inputs.abs().sum(dim=0, dtype=torch.float64), inputs.T @ inputs  # (in,), (in, in)
@@ -77,6 +98,21 @@ class BlockInputs:
             self._outputs.setdefault(path, []).append(_tensor(output))
 
         return hook
+
+
+def _rows(
+    args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, output: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A module's arguments for some of the sequences that it was called with.
+
+    Hidden states have as many dimensions as the output; masks and positions have others, and hold for every sequence.
+    """
+
+    def some(value: Any) -> Any:
+        of_sequences = isinstance(value, Tensor) and value.ndim == output.ndim and len(value) == len(output)
+        return value[rows] if of_sequences else value
+
+    return tuple(map(some, args)), {name: some(value) for name, value in kwargs.items()}
 
 
 def _tensor(output: Any) -> Tensor:

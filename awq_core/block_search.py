@@ -1,9 +1,11 @@
 """The block-level scale search, on full-precision inputs, for one group of linears that share a scale.
 
 llm-awq: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`; the loss is the mean
-squared error of the inspected module's output over all calibration tokens, with the group's linears quantized and
+squared error of the inspected module's output over the calibration tokens, with the group's linears quantized and
 everything else in full precision. Where the inspected module is the linear itself (o and down), that loss is
-`tr(E G E^T)` and no token is replayed. Two published variants share the search and differ in the candidates.
+`tr(E G E^T)` and no token is replayed. Elsewhere candidates race (`racing.py`): llm-awq replays all tokens for each of
+them, and most of that goes into candidates that a few sequences rule out. Two published variants share the search and
+differ in the candidates.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from awq_core.block_inputs import BlockInputs
 from awq_core.moments import MeasurementError
 from awq_core.output_error import summed_squared_output
 from awq_core.quantizer import deployed_group_size
+from awq_core.racing import race
 from awq_core.scales import duo_scales, official_scales, relative_weight_size, scaled_round_to_nearest
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
@@ -40,7 +43,9 @@ class FoundScale:
         fold: the group.
         alpha: the exponent with the least loss.
         scales: `(width,)`.
-        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent.
+        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent, over the sequences
+            that it was tried on.
+        tried: `(alphas,)`, share of the calibration sequences that each exponent was tried on.
     """
 
     block: int
@@ -48,6 +53,7 @@ class FoundScale:
     alpha: float
     scales: Tensor
     losses: tuple[float, ...]
+    tried: tuple[float, ...]
 
 
 def search_group(
@@ -58,6 +64,8 @@ def search_group(
     bits: int,
     inputs: BlockInputs,
     formula: Formula = "official",
+    *,
+    exhaustive: bool = False,
 ) -> FoundScale:
     """The scale of one group.
 
@@ -69,6 +77,7 @@ def search_group(
         bits: precision.
         inputs: what reaches the block.
         formula: which candidates.
+        exhaustive: try every exponent on every sequence, as llm-awq does.
 
     Raises:
         MeasurementError: if a loss is NaN or infinite.
@@ -77,21 +86,39 @@ def search_group(
     linears = [linear(model, f"{prefix}.{path}") for site in fold.sites for _, path in architecture.site(site).linears]
     weights = [weight_of(module) for module in linears]
     magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
-    losses = []
     candidates = _candidates(magnitude, weights, formula)
-    for scales in candidates:
-        quantized = [scaled_round_to_nearest(weight, scales, "asym-g128", bits) for weight in weights]
+
+    def quantized(candidate: int) -> list[Tensor]:
+        return [scaled_round_to_nearest(weight, candidates[candidate], "asym-g128", bits) for weight in weights]
+
+    def replayed(candidate: int, sequences: np.ndarray) -> np.ndarray:
+        with replaced_weights(linears, quantized(candidate)):
+            return inputs.sequence_losses(fold.inspected, sequences)
+
+    def from_second_moment(candidate: int, _: np.ndarray) -> np.ndarray:
+        moment = inputs.second_moments[fold.name]
+        summed = float(summed_squared_output((quantized(candidate)[0] - weights[0]).to(moment.dtype), moment))
+        return np.array([summed / (max(inputs.tokens[fold.name], 1) * len(weights[0]))])
+
+    try:
         if fold.inspected in inputs.modules:
-            with replaced_weights(linears, quantized):
-                losses.append(inputs.module_loss(fold.inspected))
+            cases = inputs.sequences(fold.inspected)
+            found = race(len(candidates), cases, replayed, exhaustive=exhaustive)
         else:
-            moment = inputs.second_moments[fold.name]
-            summed = float(summed_squared_output((quantized[0] - weights[0]).to(moment.dtype), moment))
-            losses.append(summed / (max(inputs.tokens[fold.name], 1) * len(weights[0])))
-    if not np.isfinite(losses).all():
-        raise MeasurementError(f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss")
-    best = int(np.argmin(losses))
-    return FoundScale(block, fold, OFFICIAL_ALPHAS[best], candidates[best], tuple(losses))
+            cases = 1  # all tokens at once
+            found = race(len(candidates), cases, from_second_moment)
+    except FloatingPointError:
+        raise MeasurementError(
+            f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss"
+        ) from None
+    return FoundScale(
+        block,
+        fold,
+        OFFICIAL_ALPHAS[found.winner],
+        candidates[found.winner],
+        tuple(found.losses.tolist()),
+        tuple((found.tried / cases).tolist()),
+    )
 
 
 def _candidates(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:

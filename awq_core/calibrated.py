@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from awq_core.architecture import Architecture, applicable_folds, linear, weight_of
+from awq_core.architecture import Architecture, Fold, applicable_folds, linear, weight_of
 from awq_core.block_inputs import BlockInputs
-from awq_core.block_search import OFFICIAL_ALPHAS, FoundScale, search_group
+from awq_core.block_search import Formula, FoundScale, search_group
 from awq_core.clipping import UNCLIPPED_FAMILIES, search_clipping
 from awq_core.folding import fold_block
 from awq_core.gptq import gptq, gptq_operations
@@ -87,6 +87,7 @@ def calibrate(
     methods: tuple[str, ...] = METHODS,
     *,
     arithmetic: torch.dtype = torch.float32,
+    exhaustive: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibrated:
     """Calibrate every block, at every precision, with every method.
@@ -98,6 +99,7 @@ def calibrate(
         bits: precisions.
         methods: of `METHODS`; clipping needs `awq-block`, and so does `awq-grouped`.
         arithmetic: dtype of second moments and GPTQ.
+        exhaustive: try every exponent on every sequence, as llm-awq does.
         progress: called with `(blocks done, blocks)`.
     """
     stream = BlockStream(model, architecture, {"calibration": calibration}, groups=1)
@@ -105,7 +107,7 @@ def calibrate(
     for block in range(stream.blocks):
         stream.begin(block)
         inputs = BlockInputs(stream, block, arithmetic)
-        calibration_of_block = _Block(model, architecture, block, inputs, bits, result, stream.device)
+        calibration_of_block = _Block(model, architecture, block, inputs, bits, result, stream.device, exhaustive)
         calibration_of_block.search_scales(methods)
         if CLIP in methods:
             calibration_of_block.search_clipping()
@@ -128,6 +130,7 @@ class _Block:
     bits: tuple[int, ...]
     result: Calibrated
     device: torch.device
+    exhaustive: bool
 
     def search_scales(self, methods: tuple[str, ...]) -> None:
         exact = applicable_folds(self.model, self.architecture, self.block)
@@ -137,7 +140,7 @@ class _Block:
             if BLOCK in methods:
                 with self.result.timed(BLOCK, self.device) as cost:
                     found[BLOCK] = [self._search(fold, bits) for fold in exact]
-                cost.operations += sum(map(self._search_operations, exact))
+                cost.operations += sum(map(self._search_operations, found[BLOCK]))
             if GROUPED in methods and len(every) > len(exact):
                 with self.result.timed(GROUPED, self.device):
                     # In the table's order; what folds exactly has been found already.
@@ -145,10 +148,7 @@ class _Block:
                     found[GROUPED] = [known[fold] if fold in known else self._search(fold, bits) for fold in every]
             if DUO in methods:
                 with self.result.timed(DUO, self.device):
-                    found[DUO] = [
-                        search_group(self.model, self.architecture, self.block, fold, bits, self.inputs, "duo")
-                        for fold in exact
-                    ]
+                    found[DUO] = [self._search(fold, bits, "duo") for fold in exact]
             for method, scales in found.items():
                 self.result.scales.setdefault((method, bits), []).extend(scales)
 
@@ -195,8 +195,10 @@ class _Block:
                 cost.operations += gptq_operations(sum(rows), width)
                 found.update(zip(names, quantized.split(rows), strict=True))
 
-    def _search(self, fold: Any, bits: int) -> FoundScale:
-        return search_group(self.model, self.architecture, self.block, fold, bits, self.inputs)
+    def _search(self, fold: Fold, bits: int, formula: Formula = "official") -> FoundScale:
+        return search_group(
+            self.model, self.architecture, self.block, fold, bits, self.inputs, formula, exhaustive=self.exhaustive
+        )
 
     def _linears(self) -> Iterator[tuple[str, str, str]]:
         """`(full name, family, site)` of every linear of the block."""
@@ -204,19 +206,20 @@ class _Block:
             for family, path in site.linears:
                 yield f"{self.architecture.blocks}.{self.block}.{path}", family, site.name
 
-    def _search_operations(self, fold: Any) -> int:
-        """Operations of one group's search: the inspected module replayed, or a product with `G`, for each exponent."""
+    def _search_operations(self, entry: FoundScale) -> int:
+        """Operations of one group's search: the inspected module replayed, or products with `G`, for what was tried."""
+        fold, tried = entry.fold, sum(entry.tried)
         if fold.inspected not in self.inputs.modules:
             out_features, in_features = weight_of(
                 linear(self.model, f"{self.architecture.blocks}.{self.block}.{fold.inspected}")
             ).shape
-            return len(OFFICIAL_ALPHAS) * 2 * out_features * in_features**2
+            return round(tried * 2 * out_features * in_features**2)
         inside = sum(
             weight_of(linear(self.model, name)).numel() * self.inputs.tokens[site]
             for name, _, site in self._linears()
             if name.startswith(f"{self.architecture.blocks}.{self.block}.{fold.inspected}".rstrip("."))
         )
-        return len(OFFICIAL_ALPHAS) * 2 * inside
+        return round(tried * 2 * inside)
 
 
 def _wait(device: torch.device) -> None:

@@ -231,7 +231,7 @@ def test_a_constant_exponent_that_deploys_is_an_ordinary_checkpoint(plain: Case)
         site = f"block {entry.block} {entry.fold.name}"
         magnitude = plain.measured.channels["magnitude"].sel(split="calibration", site=site).values
         magnitude = torch.from_numpy(magnitude[~np.isnan(magnitude)])
-        scales.append(FoundScale(entry.block, entry.fold, alpha, linear_scales(magnitude, exponents)[0], ()))
+        scales.append(FoundScale(entry.block, entry.fold, alpha, linear_scales(magnitude, exponents)[0], (), ()))
     linears, others = folded_parameters(plain.model, LLAMA, scales)
     rounded = {
         name: torch.from_numpy(reference.quantized(weight.numpy(), "asym-g128", 3)) for name, weight in linears.items()

@@ -60,7 +60,7 @@ def drawn_scales(model: Any, seed: int, spread: float = 1.0) -> list[FoundScale]
         for fold in applicable_folds(model, LLAMA, block):
             reader = linear(model, f"model.layers.{block}.{LLAMA.site(fold.name).linears[0][1]}")
             scales = torch.randn(reader.in_features, dtype=torch.float64, generator=generator).mul(spread).exp()
-            found.append(FoundScale(block, fold, 0.5, scales, ()))
+            found.append(FoundScale(block, fold, 0.5, scales, (), ()))
     return found
 
 
