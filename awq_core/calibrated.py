@@ -21,7 +21,7 @@ from awq_core.block_search import Formula, FoundScale, search_group
 from awq_core.clipping import UNCLIPPED_FAMILIES, search_clipping
 from awq_core.folding import fold_block
 from awq_core.gptq import gptq, gptq_operations
-from awq_core.quantizer import deployed_group_size
+from awq_core.quantizer import deployed_group_size, round_to_nearest
 from awq_core.streaming import BlockStream
 
 BLOCK, CLIP, DUO, GROUPED = "awq-block", "awq-block-clip", "awq-duo", "awq-grouped"
@@ -183,17 +183,18 @@ class _Block:
                 weights = [weight_of(linear(self.model, name)) for name in names]
                 moment = self.inputs.second_moments[site]
                 width = weights[0].shape[1]
+                group_size, ordered = deployed_group_size(width), method == GPTQ_ORDER
+                if self.inputs.tokens[site] == 0:
+                    # An expert that no calibration token reached: all its columns are dead, and GPTQ would empty it.
+                    quantized = round_to_nearest(torch.cat(weights), "asym-g128", bits)
+                    found.update(zip(names, quantized.cpu().split([len(w) for w in weights]), strict=True))
+                    continue
                 with self.result.timed(method, self.device) as cost:
-                    quantized = gptq(
-                        torch.cat(weights),
-                        moment,
-                        bits,
-                        deployed_group_size(width),
-                        activation_order=method == GPTQ_ORDER,
-                    )
+                    quantized = gptq(torch.cat(weights), moment, bits, group_size, activation_order=ordered)
                 rows = [len(weight) for weight in weights]
                 cost.operations += gptq_operations(sum(rows), width)
-                found.update(zip(names, quantized.split(rows), strict=True))
+                # Kept off the device until their turn: there are as many copies of the model as calibrations.
+                found.update(zip(names, quantized.cpu().split(rows), strict=True))
 
     def _search(self, fold: Fold, bits: int, formula: Formula = "official") -> FoundScale:
         return search_group(

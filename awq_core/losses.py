@@ -144,8 +144,9 @@ def _score(model: Any, ids: Tensor, hidden: Tensor, reference: _Reference) -> tu
             part = slice(start, min(start + per_chunk, len(targets)))
             log_p = log_probabilities(model, states[part])  # (t, V)
             log_full = reference.log_probabilities(window, part)
-            loss += -log_p.gather(1, targets[part, None]).sum(dtype=torch.float64)
-            divergence += (log_full.exp() * (log_full - log_p)).sum(dtype=torch.float64)
+            # Under `--device auto` the head may lie on another device than the embedding.
+            loss += -log_p.gather(1, targets[part, None].to(log_p.device)).sum(dtype=torch.float64).to(loss.device)
+            divergence += (log_full.exp() * (log_full - log_p)).sum(dtype=torch.float64).to(divergence.device)
         losses.append(float(loss) / len(targets))
         divergences.append(float(divergence) / len(targets))
     return np.array(losses), np.array(divergences)

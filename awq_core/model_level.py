@@ -119,7 +119,7 @@ def measure_model_level(
         errors: its second.
         found: from `calibrate_model`.
         tokens: what it was calibrated on and is judged on.
-        seed: of the random choices of channels.
+        seed: of the random choices of channels, and of the scales that check the fold.
         progress: called with `(strategies done, strategies)`.
         kept: also score the strategies that keep 1% of the channels.
 
@@ -137,7 +137,7 @@ def measure_model_level(
     attributes = {
         "search": chosen_exponents(found[""]),
         "cost": {method: asdict(cost) for method, cost in found[""].costs.items()},
-        "folding": check_folding(model, architecture, found[""].scales[BLOCK, min(JUDGED_BITS)], heldout).as_dict(),
+        "folding": check_folding(model, architecture, heldout, seed).as_dict(),
         "calibration_sequences": {
             "own": len(tokens.calibration),
             "few": len(tokens.few),

@@ -40,11 +40,11 @@ def relative_output_error(weight: Tensor, quantized: Tensor, second_moment: Tens
         second_moment: `(in, in)`.
 
     Returns:
-        `(...)`, dimensionless; 0 where the linear's output is zero throughout and stays so.
+        `(...)`, dimensionless; 0 where the linear's output is zero throughout and stays so, NaN where an input is.
     """
     power = summed_squared_output(weight, second_moment)
     error = summed_squared_output(quantized - weight, second_moment)
-    return torch.where(error > 0, error / power, torch.zeros_like(error))
+    return torch.where(error == 0, torch.zeros_like(error), error / power)
 
 
 def error_grid(

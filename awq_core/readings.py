@@ -212,11 +212,13 @@ def _at_linears(measured: Measured, per_site: xr.DataArray) -> xr.DataArray:
 def salient_auc(measured: Measured, split: str = "heldout") -> xr.DataArray:
     """Chance that a salient channel's kurtosis exceeds another channel's (the AUC), `(site,)`.
 
-    A site's channels are salient by the mean weight size of the linears that read it.
+    A site's channels are salient by the mean weight size of the linears that read it. Sites under 64 channels are
+    left out: the top 1% would be one channel of few.
     """
     channels = measured.channels
     values = []
-    for site in channels["site"].values:
+    wide = np.flatnonzero(channels["site_width"].values >= channel_importance.SMALLEST_WIDTH)
+    for site in channels["site"].values[wide]:
         readers = np.flatnonzero(channels["linear_site"].values == site)
         width = int(channels["site_width"].sel(site=site))
         weight_size = channels["weight_size"].isel(linear=readers).mean("linear").values[:width]
@@ -227,7 +229,7 @@ def salient_auc(measured: Measured, split: str = "heldout") -> xr.DataArray:
         kurtosis = at_site["excess_kurtosis"].values[:width]
         statistic = mannwhitneyu(kurtosis[salient], kurtosis[~salient]).statistic
         values.append(float(statistic) / (salient.sum() * (~salient).sum()))
-    return xr.DataArray(np.array(values), dims=("site",), coords=_site_coordinates(channels))
+    return xr.DataArray(np.array(values), dims=("site",), coords=_site_coordinates(channels.isel(site=wide)))
 
 
 def _site_coordinates(channels: xr.Dataset) -> dict[str, xr.DataArray]:

@@ -182,7 +182,10 @@ class Strategies:
         return Strategy(method, bits, parameters, needs=MIXED_PRECISION)
 
     def _given(self, method: str, bits: int, weights: Mapping[str, Tensor]) -> Strategy:
-        return Strategy(method, bits, lambda: self._stored(weights))
+        def parameters() -> Parameters:
+            return self._stored({name: weights[name].to(weight) for name, weight in self._weights()})
+
+        return Strategy(method, bits, parameters)
 
     def _rounded(self, weights: Mapping[str, Tensor], bits: int) -> Parameters:
         return self._stored({name: round_to_nearest(weight, "asym-g128", bits) for name, weight in weights.items()})
@@ -211,8 +214,11 @@ def applied(model: Any, parameters: Parameters) -> Iterator[None]:
 
     Raises:
         KeyError: for a parameter that the model does not have.
+        NotImplementedError: for one whose values lie on disk: exchanging it would change nothing.
     """
     present = dict(model.named_parameters())
+    if any(present[name].is_meta for name in parameters):
+        raise NotImplementedError("weights that were offloaded to disk cannot be exchanged")
     originals = {name: present[name].data for name in parameters}
     try:
         for name, value in parameters.items():

@@ -6,8 +6,8 @@ kind's own, or from random tokens; the error is always that on held-out tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from awq_core.choices import best_alpha
 from awq_core.measured import ALPHAS, JUDGED_BITS, TRAFFIC_KINDS
+from awq_core.moments import MeasurementError
 from awq_core.output_error import error_grid, relative_output_error
 from awq_core.scales import linear_scales, scaled_round_to_nearest
 from awq_core.sources import LayerSource, LinearWeights
@@ -39,6 +40,9 @@ def measure_traffic(
         errors: its second, which holds the usual exponents.
         arithmetic: dtype of second moments and errors.
         progress: called with `(blocks done, blocks)`.
+
+    Raises:
+        MeasurementError: if an activation or an error is NaN or infinite.
     """
     measurement = _Traffic(source, channels, errors, arithmetic)
     for block in range(source.blocks):
@@ -120,6 +124,9 @@ class _Traffic:
                 moments[site].addmm_(x.T, x)
                 summed[site] += x.abs().sum(dim=0, dtype=torch.float64)
                 tokens[site] += len(x)
+        for site, total in summed.items():
+            if not torch.isfinite(total).all():
+                raise MeasurementError(f"block {block}, {site}: NaN or infinite activations on {split} tokens")
         return moments, {site: total / max(tokens[site], 1) for site, total in summed.items()}
 
     def _tuned_error(self, entry: LinearWeights, calibration: Tensor, magnitude: Tensor, heldout: Tensor) -> np.ndarray:
@@ -130,7 +137,7 @@ class _Traffic:
         tried = error_grid(weight, scales, ("asym-g128",), JUDGED_BITS, [calibration])[0, :, :, 0]  # (bits, alphas)
         return np.array(
             [
-                self._error(weight, scales[int(row.argmin())], bits, heldout)
+                self._error(entry, scales[int(row.argmin())], bits, heldout)
                 for row, bits in zip(tried, JUDGED_BITS, strict=True)
             ]
         )
@@ -145,9 +152,14 @@ class _Traffic:
         for bits in JUDGED_BITS:
             alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=entry.name))], dtype=weight.dtype)
             ones, scales = linear_scales(magnitude, alphas.to(weight.device))
-            plain.append(self._error(weight, ones, bits, heldout))
-            scaled.append(self._error(weight, scales, bits, heldout))
+            plain.append(self._error(entry, ones, bits, heldout))
+            scaled.append(self._error(entry, scales, bits, heldout))
         return np.array(plain), np.array(scaled)
 
-    def _error(self, weight: Tensor, scales: Tensor, bits: int, moment: Tensor) -> Any:
-        return float(relative_output_error(weight, scaled_round_to_nearest(weight, scales, "asym-g128", bits), moment))
+    def _error(self, entry: LinearWeights, scales: Tensor, bits: int, moment: Tensor) -> float:
+        weight = entry.weight.to(self.arithmetic)
+        quantized = scaled_round_to_nearest(weight, scales, "asym-g128", bits)
+        error = float(relative_output_error(weight, quantized, moment))
+        if not math.isfinite(error):
+            raise MeasurementError(f"{entry.name}: an output error under other traffic is NaN or infinite")
+        return error

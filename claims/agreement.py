@@ -36,25 +36,35 @@ def profile_correlation(pair: Pair) -> Estimate:
 def agreeing_verdicts(pair: Pair, setting: Setting) -> Reported:
     """The share of claims on which the sizes have the same verdict, and each claim's two verdicts."""
     table: dict[str, float | str] = {}
-    same = compared = 0
+    same = compared = same_decided = decided = 0
     for claim in whole_catalogue().values():
         if claim.level == "pair" or claim.threshold is None:
             continue
         for bits in claim.bits or (None,):
-            verdicts = [judge(claim, m, Setting(bits, seed=setting.seed), beside=False).verdict for m in pair]
+            at = Setting(bits, seed=setting.seed, run_seed=setting.run_seed)
+            verdicts = [judge(claim, m, at, beside=False).verdict for m in pair]
             if Verdict.NOT_APPLICABLE in verdicts or Verdict.INSUFFICIENT in verdicts:
                 continue
             compared += 1
             same += verdicts[0] is verdicts[1]
+            if Verdict.INCONCLUSIVE not in verdicts:
+                decided += 1
+                same_decided += verdicts[0] is verdicts[1]
             name = claim.id if bits is None else f"{claim.id}@{bits}"
             table[name] = " / ".join(verdict.value for verdict in verdicts)
-    return Reported(same / compared if compared else 0.0, {"claims compared": float(compared), **table})
+    counts: dict[str, float | str] = {
+        "claims compared": float(compared),
+        "claims decided on both": float(decided),
+        "of those, alike": float(same_decided),
+    }
+    return Reported(same / compared if compared else 0.0, counts | table)
 
 
 def _kurtosis_by_block(measured: Measured) -> np.ndarray:
     """`[blocks, sites]` mean excess kurtosis, sites in the order of their roles."""
     kurtosis = site_kurtosis(measured)
-    table = kurtosis.set_index(site=["site_block", "site_role"]).unstack("site")
+    # The experts of a mixture have sites of their own with the same role: their mean stands for the role.
+    table = kurtosis.groupby(["site_block", "site_role"]).mean()
     return table.transpose("site_block", "site_role").values
 
 

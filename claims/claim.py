@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
@@ -21,11 +22,19 @@ class Setting:
         bits: precision, for claims with one verdict for each; else None.
         quantizer: the deployed one, unless AWQ-Diag's reading is asked for beside it.
         seed: of the interval's resampling.
+        run_seed: the run's seed, which `seed` was derived from; None where it was not derived.
     """
 
     bits: int | None = None
     quantizer: str = "asym-g128"
     seed: int = 0
+    run_seed: int | None = None
+
+    def for_claim(self, claim: str) -> Setting:
+        """The setting of one claim, by its id: with a seed of its own, as claims do not share their resampling luck."""
+        run_seed = self.seed if self.run_seed is None else self.run_seed
+        digest = hashlib.sha256(f"{run_seed} {claim} {self.bits}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4], "big"), run_seed=run_seed)
 
     @property
     def precision(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +32,7 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
     Raises:
         ValueError: if an estimate is NaN: an error, never a verdict.
     """
-    setting = replace(setting, seed=_seed_of(claim, setting))
+    setting = setting.for_claim(claim.id)
     models = [subject] if isinstance(subject, Measured) else list(subject)
     models = [measured.for_claim(claim.id) for measured in models]
     asked = models[0] if isinstance(subject, Measured) else tuple(models)
@@ -126,9 +125,3 @@ def _diagnostic_reading(claim: Claim, measured: Measured, seed: int) -> dict[str
     except (InsufficientDataError, NotApplicableError) as lack:
         return {"sym-channel at 3 bits": str(lack)}
     return {"sym-channel at 3 bits": result.value} if isinstance(result, Estimate) else {}
-
-
-def _seed_of(claim: Claim, setting: Setting) -> int:
-    """A seed of its own for every claim, derived from the run's: claims do not share their resampling luck."""
-    digest = hashlib.sha256(f"{setting.seed} {claim.id} {setting.bits}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")

@@ -91,7 +91,8 @@ def where_layers_gain(measured: Measured, setting: Setting) -> None:
     Raises:
         NotApplicableError: where `payoff.layers` is not supported.
     """
-    gain = layers_gain(measured, setting)
+    # With that claim's own seed, or the two could differ where its interval ends near the threshold.
+    gain = layers_gain(measured, setting.for_claim("payoff.layers"))
     if verdict_of(gain.interval, LAYERS_THRESHOLD) is not Verdict.SUPPORTED:
         raise NotApplicableError(
             f"payoff.layers is not supported at {setting.bits} bits (reduction {gain.value:.3f}x): "
@@ -129,8 +130,3 @@ def exactly(value: float, counted: str, n: int) -> Estimate:
         n: how many of them.
     """
     return Estimate(value, Interval(value, value, "exact: nothing is sampled", counted, n), 0.0, float("inf"))
-
-
-def linear_reductions(measured: Measured, setting: Setting) -> xr.DataArray:
-    """What a model-level claim names as its worst: the linears that AWQ helps least."""
-    return reduction(measured, setting.quantizer, setting.precision)

@@ -10,7 +10,7 @@ from awq_core.packing import FP16_BYTES, packed_bytes
 from awq_core.readings import error_at, error_ratio, natural_log
 from claims.claim import NotApplicableError, Setting, claim
 from claims.model_losses import gaps, perplexity, perplexity_estimate, reading, window_losses
-from claims.readers import exactly, linear_reductions, named, worth_recovering
+from claims.readers import exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
 
@@ -67,7 +67,7 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
         "gap at 4 bits": float(high.mean()),
         "median error ratio": ratio.value,
     }
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)
 
 
 @claim(
@@ -91,7 +91,7 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
         "with clipping": reading(with_clipping, Threshold(upper=0)),
     }
     estimate = perplexity_estimate(measured, {block: 1.0, "full": -1.02}, setting)
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)
 
 
 @claim(

@@ -11,7 +11,6 @@ from claims.model_losses import attribute, gaps
 from claims.readers import (
     deployed_quantizer_only,
     kinds_of_traffic,
-    linear_reductions,
     mean_over_windows,
     named,
     worth_recovering,
@@ -35,7 +34,7 @@ def test_few_suffice(measured: Measured, setting: Setting) -> Estimate:
         f"gap with {sequences['few']} sequences": float(few.mean()),
         f"gap with {sequences['own']} sequences": float(everything.mean()),
     }
-    return named(mean_over_windows(few - everything, setting), linear_reductions(measured, setting), details)
+    return named(mean_over_windows(few - everything, setting), None, details)
 
 
 @claim(
@@ -58,7 +57,7 @@ def test_robust(measured: Measured, setting: Setting) -> Estimate:
         "penalty of AWQ": float(awq.mean()),
         "sequences in either text": float(attribute(measured, "calibration_sequences")["foreign"]),
     }
-    return named(mean_over_windows(gptq - awq, setting), linear_reductions(measured, setting), details)
+    return named(mean_over_windows(gptq - awq, setting), None, details)
 
 
 @claim(

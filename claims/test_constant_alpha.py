@@ -6,7 +6,7 @@ import xarray as xr
 from awq_core.by_block import as_blocks, estimate_by_block, spearman_by_block
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import best_alpha, constant_alpha, error_at, natural_log, top_share
+from awq_core.readings import best_alpha, constant_alpha, error_at, error_ratio, natural_log, top_share
 from claims.claim import Setting, claim
 from claims.model_losses import BLOCK, CLIPPED, gaps
 from claims.prediction import captured_by_prediction
@@ -107,7 +107,7 @@ def test_predictor(measured: Measured, setting: Setting) -> Estimate:
 def test_half(measured: Measured, setting: Setting) -> Estimate:
     where_layers_gain(measured, setting)
     best = errors_of(measured, setting, best_alpha(measured, setting.quantizer, setting.precision))
-    ratio = natural_log(errors_of(measured, setting, 0.5) / best)
+    ratio = natural_log(error_ratio(errors_of(measured, setting, 0.5), best))
     return estimate_by_block(ratio, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
 
 
@@ -120,5 +120,5 @@ def test_half(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_one_is_too_much(measured: Measured, setting: Setting) -> Estimate:
-    ratio = natural_log(errors_of(measured, setting, 1.0) / errors_of(measured, setting, 0.5))
+    ratio = natural_log(error_ratio(errors_of(measured, setting, 1.0), errors_of(measured, setting, 0.5)))
     return estimate_by_block(ratio, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)

@@ -12,7 +12,6 @@ from claims.model_losses import BLOCK, CLIPPED, gaps, has, perplexity, perplexit
 from claims.readers import (
     highest_on_calibration,
     layers_gain,
-    linear_reductions,
     mean_over_windows,
     named,
     where_layers_gain,
@@ -116,7 +115,7 @@ def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     for method, what in VARIANTS.items():
         if has(measured, f"{method}-{setting.bits}"):
             details[f"gap of block AWQ with {what} (folded)"] = float(gaps(measured, setting, method)[0].mean())
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)
 
 
 @claim(
@@ -159,4 +158,4 @@ def test_two_to_five(measured: Measured, setting: Setting) -> Estimate:
         "perplexity of AWQ": of_awq,
         "excess of RTN over excess of AWQ": (of_rtn - full) / (of_awq - full),
     }
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)

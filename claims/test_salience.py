@@ -11,7 +11,7 @@ from awq_core.salient_overlap import overlap_of_texts
 from awq_core.strategies import RANDOM_CHOICES
 from claims.claim import Parts, Setting, claim
 from claims.model_losses import gaps, perplexity, perplexity_estimate, window_losses
-from claims.readers import kinds_of_traffic, linear_reductions, mean_over_windows, named, wide_enough, worth_recovering
+from claims.readers import kinds_of_traffic, mean_over_windows, named, wide_enough, worth_recovering
 
 
 @claim(
@@ -31,7 +31,7 @@ def test_one_percent(measured: Measured, setting: Setting) -> Estimate:
         "gap with 1% kept": float(kept.mean()),
         "share recovered": 1 - float(kept.mean() / rtn.mean()),
     }
-    return named(mean_over_windows(0.5 * rtn - kept, setting), linear_reductions(measured, setting), details)
+    return named(mean_over_windows(0.5 * rtn - kept, setting), None, details)
 
 
 @claim(
@@ -51,7 +51,7 @@ def test_ninety_nine(measured: Measured, setting: Setting) -> Estimate:
         "perplexity of full precision": perplexity(window_losses(measured, "full")),
         "perplexity with 1% kept": perplexity(window_losses(measured, kept)),
     }
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)
 
 
 @claim(
@@ -70,7 +70,7 @@ def test_activation_beats_weight(measured: Measured, setting: Setting) -> Estima
         "gap by activation": float(activation.mean()),
         "gap by weight": float(weight.mean()),
     }
-    return named(mean_over_windows(weight - activation, setting), linear_reductions(measured, setting), details)
+    return named(mean_over_windows(weight - activation, setting), None, details)
 
 
 @claim(
@@ -108,7 +108,7 @@ def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
         "gap by weight": float(weight.mean()),
         f"mean gap of {len(choices)} random choices": float(random.mean()),
     }
-    return named(estimate, linear_reductions(measured, setting), details)
+    return named(estimate, None, details)
 
 
 @claim(

@@ -60,6 +60,7 @@ RECORDS = {
             "tokens": 2048,
             "modules_before": 72,
             "modules_changed": 0,
+            "operations_changed": 0,
             "parameters_changed": 0,
             "foldable_linears": 30,
             "linears": 35,

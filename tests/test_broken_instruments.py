@@ -157,7 +157,12 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("awq_core.mechanism.scaled_round_to_nearest", forgets)
 
 
-def while_folded(monkeypatch: pytest.MonkeyPatch, add: Callable[[nn.Module], None], name: str) -> None:
+def while_folded(
+    monkeypatch: pytest.MonkeyPatch,
+    add: Callable[[nn.Module], None],
+    name: str,
+    undo: Callable[[Any], None] = lambda mlp: None,
+) -> None:
     """Something is added to the first MLP for as long as the model is folded."""
     real = awq_core.equivalence.applied
 
@@ -167,6 +172,7 @@ def while_folded(monkeypatch: pytest.MonkeyPatch, add: Callable[[nn.Module], Non
         with real(model, parameters):
             add(mlp)
             yield
+            undo(mlp)
             delattr(mlp, name)
 
     monkeypatch.setattr(awq_core.equivalence, "applied", more)
@@ -180,6 +186,14 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
 @breaks("mechanism.no-overhead", "folding adds a parameter")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
     while_folded(monkeypatch, lambda mlp: mlp.register_parameter("scale", nn.Parameter(torch.ones(64))), "scale")
+
+
+@breaks("mechanism.no-overhead", "folding adds an operation")
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    def adds(mlp: nn.Module) -> None:
+        mlp.scale = mlp.register_forward_hook(lambda module, args, output: output * 1.0)  # type: ignore[assignment]
+
+    while_folded(monkeypatch, adds, "scale", lambda mlp: mlp.scale.remove())
 
 
 EXAMPLES = "claims.worked_examples"

@@ -70,10 +70,13 @@ def test_agreeing_verdicts_are_counted_and_listed() -> None:
     assert other.details["payoff.layers@4"] == "refuted / refuted"
     assert "payoff.honest@3" not in other.details  # not applicable to the first
     assert not any(key.startswith("replication.") for key in other.details)
-    listed = [value for key, value in other.details.items() if key != "claims compared"]
+    listed = [value for value in other.details.values() if isinstance(value, str)]
     assert other.details["claims compared"] == len(listed)
     agree = [a == b for a, b in (str(value).split(" / ") for value in listed)]
     assert other.value == pytest.approx(np.mean(agree))
+    decided = [value for value in listed if "inconclusive" not in value]
+    assert other.details["claims decided on both"] == len(decided) < len(listed)
+    assert other.details["of those, alike"] == sum(len({*value.split(" / ")}) == 1 for value in decided)
 
 
 def test_replication_needs_two_sizes() -> None:

@@ -99,12 +99,13 @@ def test_uniform_counts_weights() -> None:
     assert verdict("mechanism.uniform-is-nothing", measured) is Verdict.REFUTED
 
 
-def test_no_overhead_counts_modules_and_parameters() -> None:
+def test_no_overhead_counts_modules_parameters_and_operations() -> None:
     measured = hand_made()
     assert estimate("mechanism.no-overhead", measured).value == 0
-    set_attribute(measured, "folding", modules_changed=2, parameters_changed=3, foldable_linears=24, linears=28)
+    changes = {"modules_changed": 2, "parameters_changed": 3, "operations_changed": 4}
+    set_attribute(measured, "folding", **changes, foldable_linears=24, linears=28)
     got = estimate("mechanism.no-overhead", measured)
-    assert got.value == 5
+    assert got.value == 9
     assert got.details == {"linears whose scale an operation absorbs": "24 of 28"}
     assert verdict("mechanism.no-overhead", measured) is Verdict.REFUTED
 
