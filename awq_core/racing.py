@@ -16,10 +16,10 @@ from scipy import stats
 GROWTH = 2
 """Every round has so many times as many cases behind it as the round before."""
 
-FEWEST = 4
+FEWEST = 8
 """Cases before anything is dropped: fewer say nothing about their own spread."""
 
-CHANCE = 1e-2
+CHANCE = 2e-3
 """How often chance alone may put an equally good candidate so far behind that it is dropped (Student's t)."""
 
 TOLERANCE = 1e-3

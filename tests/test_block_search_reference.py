@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from awq_core.architecture import in_storage_layout
+from awq_core.architecture import architecture_of, in_storage_layout
+from awq_core.block_search import OFFICIAL_ALPHAS
 from awq_core.calibrated import BLOCK, DUO, GROUPED, METHODS, Calibrated, calibrate
 from awq_core.moments import MeasurementError
+from awq_core.racing import TOLERANCE
 from awq_core.strategies import applied, folded_parameters
+from fixtures.models.loading import load_model, load_tokenizer
+from fixtures.models.resolve import resolve
+from fixtures.texts.tokens import sequences, tokenize
+from fixtures.texts.traffic import passages
 from tests import reference_block_search
 from tests.reference_diagnostic import captured_inputs
 from tests.structured_model import LLAMA, structured_model, tokens
@@ -38,6 +44,27 @@ def test_every_candidate_s_loss_is_the_replayed_one(
         assert entry.alpha == min(losses, key=losses.__getitem__)
         np.testing.assert_allclose(entry.scales, candidates[entry.alpha][1], rtol=1e-5)
     assert len({entry.alpha for entry in found}) > 2  # the search has something to find here
+
+
+@pytest.mark.parametrize("name", ["embedded-tiny", "embedded-small"])
+def test_racing_loses_at_most_its_tolerance_on_the_embedded_models(name: str) -> None:
+    """Against trying every exponent on every sequence, for llm-awq's scales and for AutoAWQ's."""
+    source = resolve(name, None)
+    model = load_model(source, "cpu", torch.float32)
+    architecture = architecture_of(model.config)
+    ids = tokenize(load_tokenizer(source), passages("code", "calibration"), model.config.vocab_size)
+    calibration = sequences(ids, 64, 32)
+    raced, exhaustive = (
+        calibrate(model, architecture, calibration, (3,), (BLOCK, DUO), exhaustive=everything).scales
+        for everything in (False, True)
+    )
+    assert raced.keys() == exhaustive.keys()
+    for key, entries in exhaustive.items():
+        for entry, found in zip(entries, raced[key], strict=True):
+            losses = np.array(entry.losses)
+            chosen = losses[OFFICIAL_ALPHAS.index(found.alpha)]
+            assert chosen <= losses.min() * (1 + TOLERANCE), (entry.block, entry.fold.name)
+    assert min(sum(entry.tried) for entry in raced[BLOCK, 3]) < len(OFFICIAL_ALPHAS)
 
 
 @pytest.fixture(scope="module")

@@ -43,14 +43,14 @@ def test_exhaustive_tries_everything_and_finds_the_best() -> None:
 def test_what_cannot_be_told_apart_is_not_raced_to_the_end() -> None:
     """Candidates that differ by less than the tolerance on every case."""
     table = np.tile(np.linspace(1.0, 2.0, 64), (5, 1)) * (1 + 1e-5 * np.arange(5))[::-1, None]
-    assert raced(table) == (4, 5 * 4)
+    assert raced(table) == (4, 5 * 8)
 
 
 def test_the_first_of_a_tie_wins() -> None:
     assert raced(np.ones((7, 64)))[0] == 0
 
 
-@pytest.mark.parametrize("cases", [1, 2, 3])
+@pytest.mark.parametrize("cases", [1, 2, 7])
 def test_a_few_cases_are_all_tried(cases: int) -> None:
     table = losses(2, cases=cases)
     assert raced(table) == (int(table.mean(axis=1).argmin()), table.size)

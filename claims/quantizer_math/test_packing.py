@@ -1,4 +1,4 @@
-"""Packing: the bytes that are counted are the bytes that packing takes."""
+"""Packing: codes come back as they went in, others are refused, and the bytes counted are the bytes taken."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awq_core.packing import packed_bytes
-from awq_core.quantizer import deployed_group_size, quantize_groups
+from awq_core.packing import pack_awq, packed_bytes, unpack_awq
+from awq_core.quantizer import QuantizedGroups, deployed_group_size, quantize_groups
 
 SHAPES = st.tuples(st.integers(1, 6).map(lambda n: 8 * n), st.sampled_from([32, 64, 96, 128, 200, 256]))
 
@@ -41,3 +41,44 @@ def test_every_bit_costs(shape: tuple[int, int], bits: int) -> None:
 def test_four_bits_in_groups_of_128_are_3_85_times_smaller_than_fp16() -> None:
     # 4 bits a weight, and for 128 of them 16 bits of step and 4 of zero point.
     assert 2 * 4096 * 4096 / packed_bytes(4096, 4096, 4) == pytest.approx(16 / (4 + 20 / 128))
+
+
+def quantized(shape: tuple[int, int], seed: int) -> QuantizedGroups:
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return quantize_groups(weight, 4, deployed_group_size(shape[1]))
+
+
+@given(SHAPES, st.integers(0, 2**32 - 1))
+def test_codes_and_zero_points_come_back(shape: tuple[int, int], seed: int) -> None:
+    found = quantized(shape, seed)
+    for codes in (found.codes.T, found.zero_points.T):
+        words = pack_awq(codes)
+        assert words.dtype == torch.int32
+        assert words.shape == (codes.shape[0], codes.shape[1] // 8)
+        assert torch.equal(unpack_awq(words), codes.to(torch.int64))
+
+
+@given(SHAPES)
+def test_the_packed_linear_takes_the_bytes_that_are_counted(shape: tuple[int, int]) -> None:
+    found = quantized(shape, seed=0)
+    parts = pack_awq(found.codes.T), pack_awq(found.zero_points.T), found.steps.half()
+    assert sum(part.nbytes for part in parts) == packed_bytes(*shape, 4)
+
+
+def test_the_nibbles_are_in_the_gemm_kernels_order() -> None:
+    """Column k holds the code k: the lowest nibble is column 0, the next column 2."""
+    (word,) = pack_awq(torch.arange(8)[None])[0].tolist()
+    assert [(word >> 4 * nibble) & 15 for nibble in range(8)] == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@given(st.sampled_from([-1, 16, 255, 0.5]), st.integers(0, 15))
+def test_a_code_out_of_range_is_refused(code: float, column: int) -> None:
+    codes = torch.full((3, 16), 7.0)
+    codes[1, column] = code
+    with pytest.raises(ValueError, match="whole numbers from 0 to 15"):
+        pack_awq(codes)
+
+
+def test_columns_come_in_eights() -> None:
+    with pytest.raises(ValueError, match="multiple of 8, got 12"):
+        pack_awq(torch.zeros(4, 12))
