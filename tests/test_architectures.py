@@ -22,11 +22,19 @@ from awq_core.architecture import (
     separate_experts,
     weight_of,
 )
+from awq_core.calibrated import GPTQ, GPTQ_ORDER, calibrate
+from awq_core.evidence import Verdict
+from awq_core.intervals import InsufficientDataError
 from awq_core.layers import LayerSettings, measure_layers
 from awq_core.losses import logits_of
 from awq_core.measured import JUDGED_BITS, Measured
+from awq_core.quantizer import round_to_nearest
 from awq_core.readings import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc
 from awq_core.streaming import BlockStream
+from claims.agreement import profile_correlation
+from claims.catalogue import whole_catalogue
+from claims.claim import Setting
+from claims.judging import judge
 from tests.tiny_architectures import CASES, Case, case, logits, relative_change, tiny, token_ids
 
 ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")
@@ -171,6 +179,31 @@ def test_layers_are_measured(name: str) -> None:
         assert bool(np.isfinite(reading).all())
     for reading in (reduction(measured, "asym-g128", 3), enrichment(measured), hockey_stick(measured)):
         np.testing.assert_allclose(reading.values[idle], 1.0)
+
+
+def test_an_expert_that_no_token_reached_is_rounded_to_nearest() -> None:
+    """GPTQ would take all its columns for dead, and empty it."""
+    model, architecture = mixtral_with_an_idle_expert()
+    found = calibrate(model, architecture, token_ids(4, 24).numpy(), (4,), (GPTQ, GPTQ_ORDER))
+    for method in (GPTQ, GPTQ_ORDER):
+        for name, quantized in found.weights[method, 4].items():
+            nearest = round_to_nearest(weight_of(linear(model, name)), "asym-g128", 4)
+            assert torch.equal(quantized, nearest) == (".experts.3." in name), name
+
+
+def test_claims_about_linears_can_be_asked_of_a_mixture() -> None:
+    """Two blocks are too few for a verdict; what an idle expert or several sites of a role upset fails before that."""
+    model, architecture = mixtral_with_an_idle_expert()
+    tokens = {"calibration": token_ids(4, 24).numpy(), "heldout": token_ids(16, 24, seed=1).numpy()}
+    channels, errors = measure_layers(BlockStream(model, architecture, tokens), LayerSettings())
+    measured = Measured("mixture", None, 0, channels, errors, None, {}, {})
+    for claim in whole_catalogue().values():
+        if claim.level == "layer":
+            for bits in claim.bits or (None,):
+                judged = judge(claim, measured, Setting(bits), beside=False)
+                assert judged.verdict in (Verdict.INSUFFICIENT, Verdict.NOT_APPLICABLE) or judged.estimate is not None
+    with pytest.raises(InsufficientDataError):
+        profile_correlation((measured, measured))
 
 
 def test_an_output_error_is_that_of_the_module_itself() -> None:

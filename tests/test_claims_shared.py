@@ -204,3 +204,11 @@ def test_a_threshold_reads_as_a_sentence() -> None:
     assert str(Threshold(1.02)) == "above 1.02"
     assert str(Threshold(upper=-0.005)) == "below -0.005"
     assert str(REGISTRY["concentration.few-large"].threshold) == "between 0.001 and 0.03"
+
+
+def test_a_claim_that_asks_another_resamples_as_that_one_does() -> None:
+    """Or the gate of a claim could contradict the verdict that it stands for."""
+    run = Setting(bits=4, seed=7)
+    asked = run.for_claim("payoff.honest")
+    assert asked.for_claim("payoff.layers") == run.for_claim("payoff.layers")
+    assert len({run.seed, asked.seed, run.for_claim("payoff.layers").seed}) == 3

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from awq_core.measured import TRAFFIC_KINDS, Measured
+from awq_core.moments import MeasurementError
 from awq_core.streaming import BlockStream
 from awq_core.traffic import measure_traffic
 from tests import reference_diagnostic as reference
@@ -115,3 +116,13 @@ def test_its_labels_are_the_layer_level_ones(
     for name in ("linear", "site", "linear_block", "linear_family", "linear_site", "site_block", "site_role"):
         assert traffic[name].values.tolist() == measured.channels[name].values.tolist()
     assert steps == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("split", ["random", "code calibration", "languages heldout", "heldout"])
+def test_a_nan_is_named_and_no_error(model: Any, measured: Measured, split: str) -> None:
+    """It must not pass for an error of zero, nor for a magnitude that asks for no scales."""
+    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    group, hidden = stream.hidden[split][0]
+    stream.hidden[split][0] = group, torch.where(torch.arange(hidden.shape[2]) == 3, torch.nan, hidden)
+    with pytest.raises(MeasurementError, match=f"block 0, attention_in: NaN or infinite activations on {split} tokens"):
+        measure_traffic(stream, measured.channels, measured.errors, torch.float64)
