@@ -54,6 +54,7 @@ def write_model(
     report.finish(
         answer=the_answer,
         claims=claims,
+        beside={other: gathered.of(other) for other in gathered.models if other != name},
         drawings=drawings,
         measured=measured,
         complete=complete,

@@ -89,8 +89,10 @@ class Reporter:
             if measured.name in self.gathered.models
         }
         try:
-            for name in self.models():
-                report = ModelReport(self.folder(name) / "report.html", self.config, name, started=self.started)
+            names = self.models()
+            for name in names:
+                path = self.folder(name) / "report.html"
+                report = ModelReport(path, self.config, name, started=self.started, session=names)
                 for phase in self.phases[name]:
                     report.take(phase)
                 write_model(

@@ -47,7 +47,8 @@ def section(name: str, published: Sequence[Published]) -> str:
     return (
         f'<section id="published"><h2>What others have published of it</h2><p>{escape(sentence(name, published))} '
         "To agree is no verdict on a claim, and to differ no error: definitions differ, as said above each group.</p>"
-        f'<div class="scrolls"><table class="verdicts"><thead><tr>{head}</tr></thead>{bodies}</table></div></section>'
+        '<div class="scrolls" role="region" aria-label="Published values" tabindex="0"><table class="verdicts"><thead>'
+        f"<tr>{head}</tr></thead>{bodies}</table></div></section>"
     )
 
 

@@ -51,6 +51,33 @@ CATALOGUE = (
 )
 """The groups in the order in which the catalogue tells its story; a group of someone's own comes after them."""
 
+QUESTIONS = {
+    "concentration": "Importance sits in few channels",
+    "outliers": "The salient channels are real, heavy-tailed outliers",
+    "learned": "What training adds to the architecture",
+    "localization": "It lives in particular linears: o and down",
+    "payoff": "Protecting the salient channels beats rounding to nearest",
+    "replication": "Another size tells the same story",
+    "constant-alpha": "One exponent is enough",
+    "salience": "Activations, not weights, tell which channels matter",
+    "mechanism": "Why it works",
+    "bits": "The price of precision",
+    "calibration": "What it needs of its text",
+    "gptq": "The other school",
+    "release": "Checkpoints in the wild",
+}
+"""What each group of the catalogue is about."""
+
+MEANINGS = {
+    Verdict.SUPPORTED: "the whole 95% interval lies on the claim's side of its registered threshold",
+    Verdict.REFUTED: "the whole interval lies on the other side",
+    Verdict.INCONCLUSIVE: "the interval holds the threshold: more data would decide",
+    Verdict.INSUFFICIENT: "too few blocks or windows, or no damage to recover",
+    Verdict.NOT_APPLICABLE: "the model lacks what the claim is about",
+    Verdict.REPORTED: "measured and shown, not judged",
+}
+"""What each verdict says, for a legend."""
+
 JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 """The verdicts that say something about the model; the others say why nothing can be said, or only report."""
 

@@ -243,7 +243,7 @@ def test_the_reports_show_them_for_such_a_model_and_for_no_other(pytester, monke
         return (pytester.path / "reports/out" / model / file).read_text("utf-8")
 
     page = read("qwen0.5b", "report.html")
-    assert page.index('id="verdicts"') < page.index('id="published"') < page.index('id="figures"')
+    assert page.index('id="claims"') < page.index('id="published"') < page.index('id="provenance"')
     assert 'id="published"' not in read("synthetic-small", "report.html")
     published = json.loads(read("qwen0.5b", "evidence.json"))["published"]
     assert len(published) == 49

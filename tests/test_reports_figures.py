@@ -1,6 +1,7 @@
 """The figures: drawn without a warning, not blank, and titled with what the data say."""
 
 import io
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.image import imread
 from awq_core.evidence import Threshold, Verdict
 from reports.figures import draw_all
 from reports.figures.canvas import percent, style, times
-from reports.figures.claim import number_line
+from reports.figures.claim import WIDTH, number_line
 from reports.figures.kurtosis import kurtosis_by_block
 from reports.figures.palette import FAMILY_COLOURS, family_colour
 from reports.figures.perplexity import perplexity_by_strategy
@@ -62,6 +63,16 @@ def test_figures_of_unusual_models(blocks, width, twins, with_losses):
     assert list(drawings) == (ALL if with_losses else ALL[:-1])
     for drawing in drawings.values():
         assert_drawn(drawing)
+
+
+def test_a_figure_can_be_shown_without_its_title():
+    with style():
+        drawing = kurtosis_by_block(synthetic_measured())
+    whole = imread(io.BytesIO(drawing.png))
+    below = imread(io.BytesIO(drawing.below_title.png))
+    assert below.shape == (drawing.below_title.height, drawing.below_title.width, *below.shape[2:])
+    assert np.array_equal(below[..., :3], whole[drawing.head :, :, :3])
+    assert (whole[: drawing.head, :, :3] < 0.5).any()
 
 
 def test_another_architectures_families_are_drawn_under_their_own_names():
@@ -191,21 +202,38 @@ def test_ratios_and_shares_have_the_digits_they_deserve():
     assert [percent(value) for value in (0.123, 0.0181, 0.0004)] == ["12%", "1.8%", "0.04%"]
 
 
+def at(svg, kind, attribute):
+    """Where the number line puts its signs of one kind."""
+    return [float(x) for x in re.findall(rf'<\w+ class="{kind}" [^>]*?\b{attribute}="([\d.]+)"', svg)]
+
+
 def test_the_number_line_places_estimate_interval_threshold_and_twin():
     svg = number_line(synthetic_claim(Verdict.REFUTED))
     assert 'aria-label="estimate 0.7, 95% interval 0.6 to 0.82, supported above 1.02, untrained twin 1.01"' in svg
-    circle = float(svg.split('<circle cx="')[1].split('"')[0])
-    threshold = float(svg.split('<rect x="')[1].split('"')[0])
-    assert circle < threshold
-    assert "<polygon" in svg
+    # From 0.6 to 1.02 with a tenth of room on either side, between margins of 14 in 400.
+    scale = {value: 14 + 372 * (value - 0.558) / (1.062 - 0.558) for value in (0.6, 0.7, 0.82, 1.01, 1.02)}
+    assert at(svg, "disc", "cx") == [pytest.approx(scale[0.7], abs=0.1)]
+    assert at(svg, "threshold", "x1") == at(svg, "side", "x") == [pytest.approx(scale[1.02], abs=0.1)]
+    start, end = re.search(r'class="bar" d="M([\d.]+),.*?H([\d.]+)"', svg).groups()
+    assert (float(start), float(end)) == (pytest.approx(scale[0.6], abs=0.1), pytest.approx(scale[0.82], abs=0.1))
+    tip = float(svg.split('points="')[1].split(",")[0])
+    assert tip == pytest.approx(scale[1.01], abs=0.1)
     assert "<polygon" not in number_line(synthetic_claim(twin_estimate=None))
 
 
-def test_the_number_line_shades_between_two_thresholds():
-    claim = synthetic_claim(threshold=Threshold(lower=1.0, upper=1.5))
-    svg = number_line(claim)
-    assert svg.count("threshold ") == 2
-    assert svg.count("stroke-dasharray") == 2
+def test_the_number_line_says_in_words_which_side_is_supported():
+    assert "supported above 1.02 ▸" in number_line(synthetic_claim())
+    assert "◂ supported below 0.5" in number_line(synthetic_claim(threshold=Threshold(upper=0.5)))
+    svg = number_line(synthetic_claim(threshold=Threshold(lower=1.0, upper=1.5)))
+    assert "supported from 1 to 1.5" in svg
+    assert len(at(svg, "threshold", "x1")) == 2
+
+
+@pytest.mark.parametrize("estimate", [1.03, 123456.0, -0.000012345])
+def test_labels_of_the_number_line_stay_on_it(estimate):
+    svg = number_line(synthetic_claim(estimate=estimate, interval=None, threshold=Threshold(lower=estimate)))
+    for left, words in re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]*)<', svg):
+        assert 0 <= float(left) <= WIDTH - 6 * len(words)
 
 
 def test_no_number_line_without_an_estimate():

@@ -1,72 +1,14 @@
 """The reports' plugin in whole sessions: exit status, terminal, files, Ctrl-C, and pytest-xdist."""
 
-import html
-import json
-import re
-
 import pytest
 
-# pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
-# what those sessions need is imported here, before the first of them.
-import reports.plugin  # noqa: F401
-import tests.synthetic_measured  # noqa: F401
-from reports.evidence_file import read_evidence
-
-CONFTEST = """
-import pytest
-from tests.synthetic_claim import synthetic_claim
-from tests.synthetic_measured import synthetic_measured
-
-pytest_plugins = ["reports.plugin"]
-MEASURED = []
-
-def pytest_addoption(parser):
-    parser.addoption("--output", default="reports/out")
-
-def pytest_claims_models(config):
-    return ["synthetic-small", "synthetic-tiny"]
-
-def pytest_claims_measured(config):
-    return MEASURED
-
-@pytest.fixture
-def judge(request, record_property):
-    def record(*arguments, **fields):
-        claim = synthetic_claim(*arguments, **fields)
-        request.node.user_properties.append(("claims_models", claim["models"]))
-        record_property("claim", claim)
-        return claim
-    return record
-"""
-IMPORTS = "import pytest\nfrom awq_core.evidence import Verdict\n"
+from tests.reporting_sessions import Session, evidence, page, rows
 
 
 @pytest.fixture
 def session(pytester):
     """Run a session of claims given as test source, and return its result."""
-    pytester.makeconftest(CONFTEST)
-
-    def run(source, *arguments, conftest=CONFTEST, **options):
-        pytester.makeconftest(conftest)
-        pytester.makepyfile(IMPORTS + source)
-        return pytester.runpytest_inprocess(
-            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments, **options
-        )
-
-    return run
-
-
-def evidence(pytester, model="synthetic-small"):
-    return read_evidence(pytester.path / "reports/out" / model / "evidence.json")
-
-
-def page(pytester, model="synthetic-small"):
-    return (pytester.path / "reports/out" / model / "report.html").read_text("utf-8")
-
-
-def rows(text):
-    """What pytest-html's script will render, by test."""
-    return json.loads(html.unescape(re.search(r'data-jsonblob="([^"]*)"', text).group(1)))["tests"]
+    return Session(pytester)
 
 
 @pytest.mark.parametrize(
@@ -165,76 +107,6 @@ def test_b(judge): judge(models=("synthetic-tiny", "synthetic-small"), id="repli
     assert "replication.profile" in page(pytester, "synthetic-tiny")
 
 
-MEASURING = CONFTEST.replace("MEASURED = []", "MEASURED = [synthetic_measured(blocks=2, twins=0)]")
-
-
-def test_everything_is_written_for_a_measured_model(session, pytester):
-    result = session(
-        """
-def test_a(judge): judge(words="<script>alert(1)</script>", unit="<u>")
-def test_b(judge): judge(id="payoff.perplexity"); print("captured")
-def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("worst: <layer>", pytrace=False)
-""",
-        conftest=MEASURING,
-    )
-    result.stdout.fnmatch_lines(["*perplexity * in full precision, *AWQ is worth it on this model*"])
-    folder = pytester.path / "reports/out/synthetic-small"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "diagnostic.json",
-        "evidence.json",
-        "figures",
-        "report.html",
-        "tokens.npz",
-    ]
-    content = evidence(pytester)
-    assert content["complete"] is True
-    assert content["answer"].endswith("by more than 0.005 nats.")
-    assert [claim["survives_holm"] for claim in content["claims"]] == [True, True, True]
-
-    text = page(pytester)
-    figures = sorted(path.stem for path in (folder / "figures").iterdir())
-    assert (
-        sorted(re.findall(r'<figure id="figure-([^"]*)"><img alt="[^"]+" src="data:image/png;base64,', text)) == figures
-    )
-    # The answer, the table and the figures are plain HTML before the place where the script puts the rows.
-    parts = (content["answer"], 'id="verdicts"', 'id="figures"', 'id="claims"', 'id="results-table"')
-    places = [text.index(part) for part in parts]
-    assert places == sorted(places)
-    assert text.count("<tr><td>") == 3
-    # Self-contained: nothing is loaded from elsewhere.
-    assert all(source.startswith("data:") or source == "" for source in re.findall(r'\ssrc="([^"]*)"', text))
-    assert "<link" not in text
-    assert "@import" not in text
-    assert "url(" not in text
-    # Escaped wherever it appears, in the table and in the rows.
-    assert "<script>alert" not in text
-    row = rows(text)["test_everything_is_written_for_a_measured_model.py::test_a"][0]
-    assert "<script>alert" not in json.dumps(row)
-    assert row["result"] == "Passed"
-    assert row["testId"] == "payoff.layers@4"
-    below = row["extras"][0]["content"]
-    assert '<svg class="number-line"' in below
-    for fact in (
-        "AWQ paper",
-        "[1.2, 1.42]",
-        "above 1.02",
-        "5 blocks, t interval, seed 7",
-        "model.layers.0.mlp.down_proj",
-    ):
-        assert fact in below
-    refuted = rows(text)["test_everything_is_written_for_a_measured_model.py::test_c"][0]
-    assert "<pre>worst: &lt;layer&gt;</pre>" in refuted["extras"][0]["content"]
-
-
-def test_a_users_own_html_report_stays_pytest_htmls(session, pytester):
-    session("def test_claim(judge): judge()", "--html=own.html", "--self-contained-html")
-    own = (pytester.path / "own.html").read_text("utf-8")
-    assert list(rows(own)) == ["test_a_users_own_html_report_stays_pytest_htmls.py::test_claim"]
-    assert 'id="verdicts"' not in own
-    assert "col-verdict" not in own
-    assert 'id="verdicts"' in page(pytester)
-
-
 def test_ctrl_c_leaves_a_partial_report(session, pytester):
     result = session(
         """
@@ -260,28 +132,6 @@ def test_b(judge): judge(id="payoff.honest")
         "-x",
     )
     assert evidence(pytester)["complete"] is False
-
-
-def test_a_claim_that_breaks_down_is_shown_and_makes_the_evidence_incomplete(session, pytester):
-    conftest = (
-        CONFTEST
-        + """
-@pytest.fixture
-def measured(request):
-    request.node.user_properties.append(("claims_models", ["synthetic-small"]))
-    raise RuntimeError("infinite activations in block 2")
-"""
-    )
-    result = session(
-        "def test_a(judge): judge()\ndef test_b(measured): pass",
-        conftest=conftest,
-    )
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["synthetic-small: 1 claim ended in an error and got no verdict."])
-    assert evidence(pytester)["complete"] is False
-    (row,) = rows(page(pytester))["test_a_claim_that_breaks_down_is_shown_and_makes_the_evidence_incomplete.py::test_b"]
-    assert row["result"] == "Error"
-    assert "infinite activations in block 2" in row["extras"][0]["content"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(session, pytester):

@@ -1,0 +1,254 @@
+"""The HTML report's page: what a reader can tell without colour, filter by, repeat, and read."""
+
+import re
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import reports
+from awq_core.evidence import Interval, Threshold, Verdict
+from reports.figures.canvas import Drawing
+from reports.page.badges import slug, tile
+from reports.page.entry import Judged, entries, owners
+from reports.page.glance import glance
+from reports.page.groups import every_claim, further_figures
+from reports.page.meaning import meaning
+from reports.page.pictures import DRAWN_BY, STANDS_IN, Pictures
+from reports.page.repeat import Repeat, quoted
+from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
+from tests.synthetic_claim import synthetic_claim
+
+STYLE = (Path(reports.__file__).parent / "report.css").read_text("utf-8")
+SCRIPT = (Path(reports.__file__).parent / "report.js").read_text("utf-8")
+
+
+def page_of(claims, drawings=None):
+    pictures = Pictures(drawings or {}, list(dict.fromkeys(claim["group"] for claim in claims)))
+    tests = {owners(claim): Judged(f"claims/test_x.py::test_{n}[4-bit]") for n, claim in enumerate(claims)}
+    return entries(claims, tests, lambda node, models: f"pytest {node} --model {models[0]}", pictures), pictures
+
+
+def every_verdict():
+    return [synthetic_claim(verdict, id=f"payoff.{slug(verdict)}") for verdict in Verdict]
+
+
+def test_the_grid_has_a_symbol_and_a_word_for_every_verdict():
+    shown, _ = page_of(every_verdict())
+    text = glance("synthetic-small", shown, {})
+    for verdict, look in APPEARANCES.items():
+        label = f"payoff.{slug(verdict)}@4: {verdict.value}"
+        assert (
+            f'<a class="tile {slug(verdict)}" title="{label}" aria-label="{label}" '
+            f'href="#payoff.{slug(verdict)}@4"><span aria-hidden="true">{look.symbol}</span></a>'
+        ) in text
+        assert f"</span> 1 {verdict.value}</span>" in text
+        assert MEANINGS[verdict].split("'")[0] in text
+    assert len({look.symbol for look in APPEARANCES.values()}) == len(Verdict)
+
+
+def test_the_tiles_lead_to_the_claims_also_with_two_pairs_of_sizes():
+    pairs = [synthetic_claim(id="replication.profile", bits=None, models=models) for models in (("a", "b"), ("b", "c"))]
+    shown, pictures = page_of(pairs)
+    anchors = re.findall(r'<article class="claim" id="([^"]*)"', every_claim(shown, pictures))
+    assert anchors == ["replication.profile", "replication.profile-2"]
+    assert re.findall(r'class="tile [^>]*href="#([^"]*)"', glance("b", shown, {})) == anchors
+
+
+def test_claims_carry_what_the_filters_ask_for():
+    claims = [*every_verdict(), synthetic_claim(id="bits.cliff")]
+    shown, pictures = page_of(claims)
+    text = every_claim(shown, pictures)
+    found = re.findall(r'<article class="claim" id="[^"]*" data-verdict="([^"]*)" data-group="([^"]*)"', text)
+    assert found == [(slug(Verdict(claim["verdict"])), claim["group"]) for claim in claims]
+    form = text.split("<form")[1].split("</form>")[0]
+    assert set(re.findall(r'name="verdict" value="([^"]*)"', form)) == {slug(verdict) for verdict in Verdict}
+    assert re.findall(r'<option value="([^"]*)"', form) == ["", "payoff", "bits"]
+    # Without the script nothing is hidden but the form; the script reads the same names.
+    assert re.findall(r"<(\w+)[^>]* hidden", text) == ["form"]
+    for name in ("[name=verdict]", "elements.group", "elements.brief", "article.claim", "section.group", "dataset"):
+        assert name in SCRIPT
+
+
+def test_each_claim_says_its_words_source_estimate_meaning_figure_and_command():
+    drawing = Drawing("AWQ wins back 3%", "Bars: intervals.", PNG)
+    shown, pictures = page_of([synthetic_claim(Verdict.REFUTED)], {"reduction_by_linear": drawing})
+    text = every_claim(shown, pictures)
+    for part in (
+        '<h4 id="words-payoff.layers@4">AWQ&#x27;s output error is smaller',
+        "Source: AWQ paper",
+        '<svg class="number-line refuted"',
+        "<b>0.7</b> times smaller <span>95% interval [0.6, 0.82]; supported above 1.02</span>",
+        "The whole 95% interval lies below 1.02: the claim does not hold on synthetic-small.",
+        "<b>Figure 1.</b> AWQ wins back 3%",
+        "pytest claims/test_x.py::test_0[4-bit] <span>--model synthetic-small</span>",
+    ):
+        assert part in text
+    assert text.count("data:image/png") == 1
+
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+
+
+def test_figures_without_a_group_on_the_page_come_at_its_end():
+    drawings = {name: Drawing(name, "", PNG) for name in ("error_by_bits", "reduction_by_linear", "of_ones_own")}
+    shown, pictures = page_of([synthetic_claim()], drawings)
+    assert re.findall(r'<figure class="drawn" id="([^"]*)"', every_claim(shown, pictures)) == [
+        "figure-reduction_by_linear"
+    ]
+    assert re.findall(r"<b>(Figure \d\. \w+)</b>", further_figures(pictures)) == [
+        "Figure 2. error_by_bits",
+        "Figure 3. of_ones_own",
+    ]
+
+
+def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
+    assert {name.partition(".")[0] for name in DRAWN_BY} <= set(CATALOGUE)
+    assert set(STANDS_IN.values()) <= set(CATALOGUE)
+    assert set(DRAWN_BY.values()) <= set(STANDS_IN)
+    assert set(QUESTIONS) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("claim", "sentences"),
+    [
+        (synthetic_claim(), "The whole 95% interval lies above 1.02: the claim holds on synthetic-small."),
+        (synthetic_claim(), "The untrained twin's estimate, 1.01, lies on the other side: training brings it over."),
+        (synthetic_claim(twin_estimate=1.1), "the architecture meets this threshold before any training."),
+        (
+            synthetic_claim(interval=Interval(1.3, 1.3, "exact: nothing is sampled", "modules", 3)),
+            "Nothing is sampled here: the value is exact, and lies above 1.02, as claimed.",
+        ),
+        (
+            synthetic_claim(Verdict.REFUTED, threshold=Threshold(lower=1.0, upper=1.5)),
+            "The whole 95% interval lies outside 1 to 1.5",
+        ),
+        (
+            synthetic_claim(Verdict.INCONCLUSIVE),
+            "The 95% interval holds the threshold, so this much data cannot tell. About 12 blocks like these would",
+        ),
+        (synthetic_claim(Verdict.INSUFFICIENT), "too little to judge by: 3 blocks measured, at least 4 needed."),
+        (synthetic_claim(Verdict.NOT_APPLICABLE), "cannot be asked of synthetic-small: needs a gate."),
+        (synthetic_claim(Verdict.REPORTED), "the catalogue does not judge it."),
+        (synthetic_claim(survives_holm=True), "It survives Holm's correction"),
+        (synthetic_claim(survives_holm=False), "It does not survive Holm's correction"),
+        (
+            synthetic_claim(details={"p_value": 0.1, "part a": "1, supported", "part b": "2", "weakest part": "a"}),
+            "It has 2 parts and needs them all; shown is the one that decides: a.",
+        ),
+        (
+            synthetic_claim(Verdict.REFUTED, registered="refuted"),
+            "The verdict is registered for this model: a small model's tails are light. It does not fail the run.",
+        ),
+        (synthetic_claim(Verdict.REFUTED, registered="supported"), "the change fails the run."),
+        (synthetic_claim(Verdict.REFUTED, registered="supported", conditions_met=False), "the change warns"),
+    ],
+)
+def test_what_a_verdict_means_is_said_in_sentences(claim, sentences):
+    assert sentences in meaning(claim)
+
+
+def test_a_mechanical_claim_says_nothing_of_training():
+    assert "twin" not in meaning(synthetic_claim(kind="mechanical"))
+
+
+def config(**given):
+    return SimpleNamespace(getoption=lambda name, default=None: given.get(name.strip("-").replace("-", "_"), default))
+
+
+PROVENANCE = {"kind": "embedded", "effort": "quick", "device": "cpu", "dtype": "float32"}
+
+
+def test_the_command_names_the_claim_and_all_that_its_numbers_depend_on():
+    repeat = Repeat(config(seed=0), ["embedded-small"], PROVENANCE)
+    assert repeat.claim("claims/test_payoff.py::test_layers[4-bit-embedded-small]", ["embedded-small"]) == (
+        'pytest "claims/test_payoff.py::test_layers[4-bit-embedded-small]" --model embedded-small '
+        "--effort quick --device cpu --dtype float32 --seed 0"
+    )
+    assert repeat.run(["embedded-small"]).startswith("pytest claims --model embedded-small --effort quick ")
+
+
+def test_the_command_asks_for_models_and_texts_as_the_user_did():
+    given = config(model=["my models/tiny", "org/small"], seed=3, calibration_text="mine.txt")
+    repeat = Repeat(given, ["tiny", "small"], PROVENANCE | {"effort": "paper"})
+    # Two sizes in the order asked for, whatever the order in which the claim names them.
+    assert repeat.run(["small", "tiny"]) == (
+        'pytest claims --model "my models/tiny" --model org/small --effort paper --device cpu --dtype float32 '
+        "--seed 3 --calibration-text mine.txt"
+    )
+
+
+def test_a_controls_command_has_no_effort():
+    assert Repeat(config(seed=0), ["null-control"], {"kind": "control", "effort": "control"}).run(["null-control"]) == (
+        "pytest claims --model null-control --seed 0"
+    )
+
+
+def test_words_that_a_shell_would_change_are_quoted():
+    assert [quoted(word) for word in ("a/b-1.txt", "a b", "[4-bit]", "$HOME", 'a"b')] == [
+        "a/b-1.txt", '"a b"', '"[4-bit]"', "'$HOME'", "'a\"b'",
+    ]  # fmt: skip
+
+
+def variables(block):
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+
+
+LIGHT = variables(STYLE.split(":root {")[1].split("}")[0])
+DARK = LIGHT | variables(STYLE.split("body.claims-report {")[1].split("}")[0])
+TEXT_ON_PAPER = [
+    *product(("ink", "muted", "link"), ("page", "soft", "mark")),
+    *product(("supported", "refuted", "inconclusive", "unjudged", "reported", "error"), ("page", "mark")),
+    *[(name, f"{name}-paper") for name in ("supported", "refuted", "inconclusive", "unjudged", "reported", "error")],
+    ("ink", "error-paper"),
+]
+SIGNS_ON_PAPER = [
+    *product(("supported", "refuted", "inconclusive", "reported", "muted", "ink"), ("page", "side", "mark")),
+    ("axis", "page"),
+]
+
+
+def luminance(colour):
+    """Relative luminance of a colour, after WCAG 2."""
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    """The ratio of their luminances, after WCAG 2: 1 for the same, 21 for black on white."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_computed_as_wcag_defines_it():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_every_colour_of_text_has_contrast_aa_on_every_paper_it_stands_on(palette):
+    poor = {pair: contrast(palette[pair[0]], palette[pair[1]]) for pair in TEXT_ON_PAPER}
+    assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_every_sign_of_a_number_line_stands_out_from_its_ground(palette):
+    poor = {pair: contrast(palette[pair[0]], palette[pair[1]]) for pair in SIGNS_ON_PAPER}
+    assert {pair: ratio for pair, ratio in poor.items() if ratio < 3} == {}
+
+
+def test_the_style_sheet_has_the_verdicts_own_colours():
+    names = {Verdict.INSUFFICIENT: "unjudged", Verdict.NOT_APPLICABLE: "unjudged"}
+    for verdict, look in APPEARANCES.items():
+        name = names.get(verdict, verdict.value)
+        assert (LIGHT[name], LIGHT[f"{name}-paper"]) == (look.ink, look.paper)
+        assert re.search(rf"\.{slug(verdict)}\b[^{{]*{{ --verdict: var\(--{name}\)", STYLE)
+
+
+def test_a_tile_of_another_model_is_no_link():
+    assert tile(synthetic_claim()).startswith('<span class="tile supported" title="payoff.layers@4: supported"')
