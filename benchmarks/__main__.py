@@ -76,12 +76,13 @@ def benchmark(given: argparse.Namespace, console: Console, cache: Path) -> dict[
     model = measurement.model()
     clock = Clock(given.clock, model.get_input_embeddings().weight.device)
     runs = StageRuns(measurement, given.blocks, clock, lambda run: console.print(f"running {run} ..."))
-    rates: Rates = {dtype: [] for dtype in DTYPES_TIMED}
+    dtypes = dict.fromkeys((*DTYPES_TIMED, runs.shape.dtype))
+    rates: Rates = {dtype: [] for dtype in dtypes}
     copies: list[float] = []
     load = [load_average()]
 
     def rate() -> None:
-        for dtype, found in product_rates(runs.shape, DTYPES_TIMED, clock.device, clock).items():
+        for dtype, found in product_rates(runs.shape, dtypes, clock.device, clock).items():
             rates[dtype].append(found)
         copies.append(copy_rate(clock.device, clock))
 

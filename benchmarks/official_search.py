@@ -5,7 +5,8 @@ For each group of linears that read one input and each alpha = 0, 0.05 ... 0.95:
 (attention for q, k, v; the MLP for gate and up; the linear itself for o and down) runs on all calibration tokens; the
 loss is the mean squared change of its output. Nothing of `awq_core`'s search is used, only its quantizer.
 
-Tokens run in chunks, so that memory does not grow with their number; llm-awq runs all at once.
+What llm-awq does beside that is left out, in its favour: it copies the block's weights back at every grid point and
+runs all tokens at once, where here they run in chunks.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import torch
 from benchmarks.clock import Clock
 from benchmarks.model_shape import ModelShape
 
-MOST_OPERATIONS = 4e9
-"""Of one product that is timed: rows are left out beyond that."""
+MOST_OPERATIONS = {"cpu": 4e9, "cuda": 4e11}
+"""Of one product that is timed, by type of device: rows are left out beyond that."""
 REPEATS = 5
 COPIED_BYTES = 256 * 2**20
 
@@ -36,15 +36,16 @@ def product_rates(
 
 def _rate(shape: ModelShape, dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
     operations, seconds = 0.0, 0.0
+    most = MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"])
     for out, width in sorted({(linear.out, linear.width) for linear in shape.linears}):
-        weights = 2 * out * width * width  # a share of the block's operations as large as the linear's own
-        rows = max(1, min(out, int(MOST_OPERATIONS / (2 * width * width))))
+        whole = 2 * out * width * width
+        rows = max(1, min(out, int(most / (2 * width * width))))
         left = torch.full((rows, width), 0.5, dtype=dtype, device=device)
         right = torch.full((width, width), 0.5, dtype=dtype, device=device)
         result = torch.empty(rows, width, dtype=dtype, device=device)
         median = _median(lambda a=left, b=right, c=result: torch.mm(a, b, out=c), clock)  # type: ignore[misc]
-        operations += weights
-        seconds += median * weights / (2 * rows * width * width)
+        operations += whole
+        seconds += median * out / rows
     return operations / seconds
 
 
