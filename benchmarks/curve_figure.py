@@ -16,7 +16,7 @@ LINES = {
 }
 AXES = {
     "tokens": ("tokens", "calibration tokens"),
-    "width": ("width", "width of the residual stream"),
+    "width": ("width", "channels of the residual stream"),
     "depth": ("blocks", "blocks"),
 }
 
@@ -30,17 +30,18 @@ def _figure(name: str, points: list[dict[str, float]], record: dict[str, Any]) -
     key, label = AXES[name]
     first, last = points[0], points[-1]
     finding = (
-        f"From {first[key]:,} to {last[key]:,} {label} the official search costs "
-        f"{times(last['official'] / first['official'])}, the suite's {times(last['suite'] / first['suite'])}; "
-        f"at the end the suite's takes 1/{last['official'] / last['suite']:.1f} of the time"
+        f"From {first[key]:,} to {last[key]:,} {label}, seconds grow {times(last['official'] / first['official'])} "
+        f"for the official search and {times(last['suite'] / first['suite'])} for the suite's, which is there "
+        f"{last['official'] / last['suite']:.2f} times as fast"
     )
     fixed = {"tokens": "tokens", "width": "width", "blocks": "blocks"}
     fixed.pop(key)
     held = ", ".join(f"{word} {first[k]:,}" for k, word in fixed.items())
+    threads = record["machine"]["threads"]
     reading = (
         f"Random models in Qwen2.5-0.5B's proportions, {held}; one precision. "
-        f"{record['clock'].capitalize()} seconds on {record['machine']['threads']} "
-        f"threads, load average {' to '.join(map(str, record['load']))}. The dashed line is proportional."
+        f"{record['clock'].capitalize()} seconds on {threads} "
+        f"thread{'s' if threads > 1 else ''}, load average {' to '.join(map(str, record['load']))}. The dashed line is proportional."
     )
     with style():
         figure, top = paper(finding, reading, 3.6)
