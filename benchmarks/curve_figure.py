@@ -40,8 +40,8 @@ def _figure(name: str, points: list[dict[str, float]], record: dict[str, Any]) -
     threads = record["machine"]["threads"]
     reading = (
         f"Random models in Qwen2.5-0.5B's proportions, {held}; one precision. "
-        f"{record['clock'].capitalize()} seconds on {threads} "
-        f"thread{'s' if threads > 1 else ''}, load average {' to '.join(map(str, record['load']))}. The dashed line is proportional."
+        f"{record['clock'].capitalize()} seconds on {threads} thread{'s' if threads > 1 else ''}, load average "
+        f"{' to '.join(map(str, record['load']))}. The dashed line is proportional."
     )
     with style():
         figure, top = paper(finding, reading, 3.6)
