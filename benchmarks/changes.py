@@ -1,0 +1,88 @@
+"""Two records of one model, before and after: `python -m benchmarks.changes before.json after.json`.
+
+Seconds of two runs are compared as multiples of what the machine could do in each: a stage's seconds times the rate
+of matrix products of its own run. A machine that was slower the second time slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MUST_AGREE = ("effort", "dtype", "arithmetic", "clock", "calibration", "heldout")
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+    """`(stage, seconds before, seconds after, how many times as fast)` of every stage that both runs have.
+
+    Args:
+        before: a record.
+        after: another, of the same model under the same settings.
+
+    Raises:
+        ValueError: if they are records of different things.
+    """
+    for key in MUST_AGREE:
+        if before["settings"][key] != after["settings"][key]:
+            raise ValueError(f"the records differ in {key}: {before['settings'][key]} and {after['settings'][key]}")
+    if before["model"] != after["model"]:
+        raise ValueError("the records are of different models, or of different numbers of blocks")
+    if before["machine"]["threads"] != after["machine"]["threads"]:
+        raise ValueError("the records differ in threads")
+    faster_machine = _rate(after) / _rate(before)
+    earlier, later = _seconds(before), _seconds(after)
+    return [
+        (name, earlier[name], later[name], earlier[name] / later[name] / faster_machine)
+        for name in earlier
+        if name in later
+    ]
+
+
+def _rate(record: dict[str, Any]) -> float:
+    found: float = mean(record["rates"]["products"][record["settings"]["arithmetic"]])
+    return found
+
+
+def _seconds(record: dict[str, Any]) -> dict[str, float]:
+    found = {f"{row['run']}: {row['stage']}": row["seconds"] for row in record["stages"]}
+    if record["search"] is not None:
+        found["search: official replay"] = (
+            record["search"]["official_gathering"] + record["search"]["official_searching"]
+        )
+        found["search: the suite's"] = record["search"]["gathering"] + record["search"]["searching"]
+    for name, key in (("estimated", "estimated_seconds"), ("measured", "measured_seconds")):
+        if record["whole"][key] is not None:
+            found[f"whole: {name}"] = record["whole"][key]
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: prints the table; exit status 2 where the records cannot be compared."""
+    parser = argparse.ArgumentParser(description="What became faster between two records of one model.")
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        rows = changes(*(json.loads(path.read_text(encoding="utf-8")) for path in (given.before, given.after)))
+    except (OSError, ValueError) as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage")
+    for column in ("seconds before", "after", "times as fast"):
+        table.add_column(column, justify="right")
+    for name, earlier, later, ratio in rows:
+        table.add_row(name, f"{earlier:.2f}", f"{later:.2f}", f"{ratio:.2f}")
+    Console(highlight=False, width=100 if not sys.stdout.isatty() else None).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
