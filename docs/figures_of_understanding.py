@@ -114,7 +114,8 @@ def rounding(material: Material) -> Drawing:
     )
     reading = (
         f"{BITS} bits. Left: the 128 weights of one group (dots, sorted) and the 16 levels that they may take (lines). "
-        f"Right: all {error.size:,} weights of {_short(EXAMPLE)}, size and error both in steps of the weight's group."
+        f"Right: all {error.size:,} weights of {_short(EXAMPLE)}, size and error both in steps of the weight's group; "
+        "exactly on a level there is no error."
     )
     figure, top = paper(finding, reading, 3.5)
     left, right = _two(figure, top)
@@ -193,7 +194,8 @@ def direction(material: Material) -> Drawing:
     reading = (
         f"{BITS} bits. Left: 2,000 random groups of 128 weights, one channel's activation {BUSY:g} and the others' 1; "
         "error over that without scaling. Right: the model's 35 linears, all channels scaled by magnitude to the power "
-        "alpha (left of 0: divided by it); median, and the middle half, of held-out error over round-to-nearest's."
+        "alpha (left of 0: divided by magnitude to the power |alpha|); median, and the middle half, of held-out error "
+        "over round-to-nearest's."
     )
     figure, top = paper(finding, reading, 3.7)
     left, right = _two(figure, top)
@@ -215,7 +217,11 @@ def direction(material: Material) -> Drawing:
     right.axvspan(-1, 0, color=FAINT, alpha=0.22, lw=0)
     right.fill_between(x, low, high, color=AWQ_LIGHT, alpha=0.35, lw=0)
     right.plot(x, middle, color=AWQ, lw=2, marker="o", ms=4)
-    right.set(xlabel="alpha; left of 0 the scales are inverted", ylabel="error / round-to-nearest's", xlim=(-1, 1))
+    right.set(
+        xlabel="alpha; left of 0: divided by magnitude to the power |alpha|",
+        ylabel="error / round-to-nearest's",
+        xlim=(-1, 1),
+    )
     right.set_title("scaled down  |  scaled up", loc="center")
     plain_numbers(right.yaxis)
     plain_numbers(right.xaxis)
@@ -304,7 +310,18 @@ def one_percent(material: Material) -> Drawing:
     left, right = _two(figure, top)
     for (name, values), look in zip(lefts.items(), ((AWQ, "-"), (KEPT, "--"), (RTN, ":")), strict=True):
         left.plot(100 * counts / width, values, color=look[0], ls=look[1], lw=2, label=name)
-    left.axvline(100 * salient_count(width) / width, color=RULE, lw=1.2, zorder=0)
+    top_percent = 100 * salient_count(width) / width
+    left.axvline(top_percent, color=RULE, lw=1.2, zorder=0)
+    left.annotate(
+        f"the top 1%: {salient_count(width)} of {width}",
+        (top_percent, 0.6),
+        xytext=(3, 0),
+        textcoords="offset points",
+        rotation=90,
+        va="center",
+        color=MUTED,
+        fontsize=9,
+    )
     left.set_xscale("log")
     left.set_xticks([1, 3, 10, 30, 100], ["1%", "3%", "10%", "30%", "100%"])
     left.minorticks_off()

@@ -129,13 +129,14 @@ def change(before: Claim | None, now: Claim | None) -> Change:
     verdicts = "" if first is second else f"{second}, was {first}"
     if not is_judged(before) and not is_judged(now):
         return Change(tuple(moved), "; ".join([*says, *filter(None, [verdicts])]))
+    # A claim about two sizes, asked of one, is not judged for lack of the other: that is the command's doing.
+    if sorted(before["models"]) != sorted(now["models"]) and max(len(before["models"]), len(now["models"])) > 1:
+        asked = f"{' and '.join(now['models'])}, was {' and '.join(before['models'])}"
+        return Change((*moved, Kind.OTHER_SIZES), "; ".join([*says, asked]))
     if is_judged(before) != is_judged(now):
         reason = str((before if is_judged(now) else now)["reason"])
         kind = Kind.JUDGED if is_judged(now) else Kind.UNJUDGED
         return Change((*moved, kind), "; ".join([*says, verdicts, *filter(None, [reason])]))
-    if sorted(before["models"]) != sorted(now["models"]) and max(len(before["models"]), len(now["models"])) > 1:
-        asked = f"{' and '.join(now['models'])}, was {' and '.join(before['models'])}"
-        return Change((*moved, Kind.OTHER_SIZES), "; ".join([*says, asked]))
     apart = difference(before, now)
     kinds = list(moved)
     if apart is not None and apart.beyond_noise:

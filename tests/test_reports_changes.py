@@ -181,6 +181,14 @@ def test_a_claim_about_other_sizes_is_not_compared():
     assert not found.flagged
 
 
+def test_a_pair_s_claim_asked_of_one_size_is_no_change():
+    before = synthetic_claim(models=("tiny", "small"), **around(1.3, 0.1))
+    now = synthetic_claim(Verdict.NOT_APPLICABLE, models=("tiny",))
+    for found in (change(before, now), change(now, before)):
+        assert found.kinds == (Kind.OTHER_SIZES,)
+        assert not found.flagged
+
+
 def test_between_models_nothing_is_a_change():
     supported, refuted = synthetic_claim(), synthetic_claim(Verdict.REFUTED)
     found = contrast(supported, refuted)
