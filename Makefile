@@ -15,8 +15,9 @@ claims: $(READY)
 test: $(READY) lint types unit
 	$(VENV)/bin/pytest claims --ignore=claims/quantizer_math
 
+# A process for each core, with one thread each; a file's tests share their measurements, so they stay together.
 unit: $(READY)
-	$(VENV)/bin/pytest tests claims/quantizer_math
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests claims/quantizer_math --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(RUN) ruff check --no-cache .

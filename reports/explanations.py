@@ -4,6 +4,10 @@
 claim = "payoff.two-to-five@4"
 model = "embedded-tiny"   # optional: for that model alone; two sizes as "embedded-tiny and embedded-small"
 words = "One or two sentences. No measured numbers: those come from the evidence."
+
+[[model]]                 # for a model that does not speak for itself
+name = "stories260k"
+words = "Where it comes from, in one sentence."
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 BIT_WIDTHS = re.compile(r"\b\d+(?: and \d+)?[ -]bits?\b")
@@ -28,6 +32,8 @@ class Explanations:
     """Words by claim and model; the model is None where they hold for every model that refutes the claim."""
 
     words: Mapping[tuple[str, str | None], str]
+    models: Mapping[str, str] = field(default_factory=dict)
+    """What a model is, by its name, for those that need a word."""
 
     def general(self, claim: str) -> str:
         """What holds for every model that refutes the claim; empty where each has words of its own."""
@@ -67,11 +73,11 @@ def read_explanations(path: Path) -> Explanations:
         FindingsError: for a file that is not valid, a missing or unknown field, or a double entry.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("explanation", [])
+        contents = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as problem:
         raise FindingsError(f"{path.name}: {problem}") from None
     words: dict[tuple[str, str | None], str] = {}
-    for entry in entries:
+    for entry in contents.get("explanation", []):
         if missing := FIELDS - entry.keys():
             raise FindingsError(f"{path.name}: an entry lacks {min(missing)!r}: {entry}")
         if unknown := entry.keys() - FIELDS - {"model"}:
@@ -82,7 +88,12 @@ def read_explanations(path: Path) -> Explanations:
         if not entry["words"].strip():
             raise FindingsError(f"{path.name}: {entry['claim']!r} is explained in no words")
         words[key] = " ".join(entry["words"].split())
-    return Explanations(words)
+    models: dict[str, str] = {}
+    for entry in contents.get("model", []):
+        if entry.keys() != {"name", "words"}:
+            raise FindingsError(f"{path.name}: a model needs a name and words, nothing else: {entry}")
+        models[entry["name"]] = " ".join(entry["words"].split())
+    return Explanations(words, models)
 
 
 def _number(words: str, names: Collection[str]) -> str:

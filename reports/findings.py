@@ -76,15 +76,21 @@ def document(records: Sequence[dict[str, Any]], explanations: Explanations, comm
     refuted = refuted_claims(records)
     keys = {claim["key"] for record in records for claim in record["claims"]}
     explanations.check({entry.key: list(entry.by) for entry in refuted}, {*named, *keys})
-    parts = [_introduction(records, refuted, command)]
+    parts = [_introduction(records, refuted, explanations, command)]
     if refuted:
         parts += [_table(records, refuted), *(_section(entry, explanations) for entry in refuted)]
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(records: Sequence[dict[str, Any]], refuted: Sequence[Refuted], command: str) -> str:
+def _introduction(
+    records: Sequence[dict[str, Any]], refuted: Sequence[Refuted], explanations: Explanations, command: str
+) -> str:
     judged = {claim["key"] for record in records for claim in record["claims"]}
-    models = "\n".join(f"- {_conditions(record['model'])}" for record in records)
+    about = explanations.models
+    models = "\n".join(
+        " ".join(filter(None, [f"- {_conditions(record['model'])}.", about.get(record["model"]["name"], "")]))
+        for record in records
+    )
     commands = "\n".join([*dict.fromkeys(_command(record) for record in records), command])
     return (
         "# What the models refute\n\n"
