@@ -120,7 +120,8 @@ def _command(record: dict[str, Any]) -> str:
     options = " ".join(f"--model {name}" for name in together)
     # A control has no effort to choose.
     effort = "" if model["effort"] == "control" else f" --effort {model['effort']}"
-    return f"pytest claims {options}{effort} --seed {model['seed']}"
+    folder = "AWQ_CLAIMS_MODELS=FOLDER " if model.get("kind") == "folder" else ""
+    return f"{folder}pytest claims {options}{effort} --seed {model['seed']}"
 
 
 def _table(records: Sequence[dict[str, Any]], refuted: Sequence[Refuted]) -> str:

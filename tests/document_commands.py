@@ -15,16 +15,20 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from claims.catalogue import whole_catalogue
+from fixtures.models.registry import ALIASES
 from reports.diagnostic_file import write_diagnostic
 from tests.synthetic_claim import synthetic_claim
 from tests.synthetic_measured import synthetic_measured
+from tests.tiny_models import write_model
 from tests.two_runs import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".git", ".venv", "out", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist")
+MODELS_FOLDER = "AWQ_CLAIMS_MODELS"
 READS_REPORTS = (
     "claims.register",
     "reports.compare",
@@ -61,8 +65,14 @@ def check_command(command: str, checkout: Path) -> None:
         CommandError: if it would go wrong, or no check knows it.
     """
     for words in simple_commands(command):
+        variables: dict[str, str] = {}
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-            _variable(*words.pop(0).split("=", 1), checkout)
+            name, _, value = words.pop(0).partition("=")
+            _variable(name, value, checkout)
+            variables[name] = value
+        if MODELS_FOLDER in variables:
+            _local_models(words, checkout / variables[MODELS_FOLDER])
+            words = ["env", f"{MODELS_FOLDER}={checkout / variables[MODELS_FOLDER]}", *words]
         if not words:
             continue
         check = CHECKS.get(Path(words[0]).name.rstrip("0123456789."), CHECKS.get(words[0]))
@@ -145,10 +155,25 @@ def _make(words: Words, checkout: Path) -> None:
             check_command(line, checkout)
 
 
-def _pytest(words: Words, checkout: Path) -> None:
+def _pytest(words: Words, checkout: Path, environment: dict[str, str] | None = None) -> None:
     """Its options exist and its models are known; it selects at least one test."""
     collect = ["--collect-only", "-q", "-p", "no:cacheprovider"]
-    run([sys.executable, "-m", "pytest", *words[1:], *collect], checkout)
+    run([sys.executable, "-m", "pytest", *words[1:], *collect], checkout, environment)
+
+
+def _local_models(words: Words, folder: Path) -> None:
+    """A tiny model for every name that no alias has: where the document's reader has a real one."""
+    for option, name in pairwise(words):
+        if option == "--model" and name not in ALIASES and not (folder / name).exists():
+            write_model(folder / name)
+
+
+def _env(words: Words, checkout: Path) -> None:
+    """`pytest` with an environment variable."""
+    name, _, value = words[1].partition("=")
+    if Path(words[2]).name != "pytest":
+        raise CommandError(f"{shlex.join(words)}: of pytest alone it is known what {name} does")
+    _pytest(words[2:], checkout, {name: value})
 
 
 def _python(words: Words, checkout: Path) -> None:
@@ -212,6 +237,7 @@ def _variable(name: str, value: str, checkout: Path) -> None:
 CHECKS: dict[str, Callable[[Words, Path], None]] = {
     "make": _make,
     "pytest": _pytest,
+    "env": _env,
     "python": _python,
     "pip": _pip,
     ".": _activate,

@@ -83,6 +83,14 @@ def test_a_refuted_part_is_named():
     assert "**tiny** (without block 2): 0.7 [" in text
 
 
+def test_a_model_of_another_s_says_where_it_comes_from_and_how_it_is_found():
+    one = record("tiny", synthetic_claim(models=("tiny",)))
+    one["model"]["kind"] = "folder"
+    text = document([one], Explanations({}, {"tiny": "Trained by others."}), "")
+    assert "judged on other text. Trained by others.\n" in text
+    assert "\nAWQ_CLAIMS_MODELS=FOLDER pytest claims --model tiny" in text
+
+
 def test_nothing_refuted_is_a_document_too():
     text = document([record("tiny", synthetic_claim(models=("tiny",)))], Explanations({}), "")
     assert "Of 1 claims, counted once for each precision, 0 came out refuted" in text
