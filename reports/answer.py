@@ -21,10 +21,11 @@ DEPLOYED = "At 4 bits, groups of 128"
 
 @dataclass(frozen=True)
 class Answer:
-    """The deployed setting in four numbers and one sentence.
+    """The deployed setting in a few numbers and sentences.
 
-    The numbers are None where losses were not measured; `won_back` is the share of round-to-nearest's loss in
-    nats that AWQ recovers, and None where round-to-nearest costs nothing.
+    The numbers are perplexities, None where losses were not measured (`clipped`: where the clip search was not);
+    `won_back` is the share of round-to-nearest's loss in nats that AWQ's scales recover, and `won_with_clipping` that
+    of scales and clipping; None where round-to-nearest costs nothing.
     """
 
     sentence: str
@@ -32,6 +33,8 @@ class Answer:
     rtn: float | None = None
     awq: float | None = None
     won_back: float | None = None
+    clipped: float | None = None
+    won_with_clipping: float | None = None
 
 
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
@@ -44,12 +47,41 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
         )
     full, rtn, awq = gaps
     lost, won = rtn - full, rtn - awq
+    found = mean_losses(measured, ["awq-block-clip-4"])
+    clipped = found[0] if found else None
+    # llm-awq both scales and clips. The claim judges the scales; what clipping adds stands beside its verdict.
+    what, who = ("AWQ", "AWQ") if clipped is None else ("AWQ's scales", "AWQ without clipping")
     sentence = (
         f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, "
-        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with AWQ: "
-        f"{_recovered(lost, won)}. {_worth(decisive, lost)}"
+        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with {what}: "
+        f"{_recovered(lost, won)}. {_worth(decisive, lost, who)}"
     )
-    return Answer(sentence, _perplexity(full), _perplexity(rtn), _perplexity(awq), won / lost if lost > 0 else None)
+    beside = "" if decisive is None else str(decisive["details"].get("with clipping", ""))
+    if clipped is not None and lost > 0 and beside:
+        sentence += f" {_with_clipping(beside, clipped, (rtn - clipped) / lost)}"
+    return Answer(
+        sentence,
+        _perplexity(full),
+        _perplexity(rtn),
+        _perplexity(awq),
+        won / lost if lost > 0 else None,
+        None if clipped is None else _perplexity(clipped),
+        None if clipped is None or lost <= 0 else (rtn - clipped) / lost,
+    )
+
+
+def _with_clipping(beside: str, clipped: float, share: float) -> str:
+    """What llm-awq's clip search adds, with the reading `estimate [interval], verdict` beside the claim's own."""
+    change = f"{share:.0%} of RTN's loss won back" if share >= 0 else f"a further {-share:.0%} lost"
+    sentence = f"With llm-awq's clip search as well it is {perplexity_text(clipped)}, {change}"
+    match beside.rpartition(", ")[2]:
+        case Verdict.SUPPORTED:
+            return f"{sentence}: AWQ with clipping is worth it on this model."
+        case Verdict.REFUTED:
+            return f"{sentence}: AWQ with clipping is not worth it on this model."
+        case Verdict.INCONCLUSIVE:
+            return f"{sentence}: whether that is worth it cannot be told from this much text either."
+    return f"{sentence}."
 
 
 def _deployed(measured: Measured | None) -> str:
@@ -101,20 +133,20 @@ def _nats(value: float) -> str:
     return f"{value:.4f}".replace("-", "−")
 
 
-def _worth(decisive: Claim | None, lost: float) -> str:
+def _worth(decisive: Claim | None, lost: float, who: str) -> str:
     """The last words, decided by the claim alone."""
     if decisive is None:
         return "Whether that is worth it was not judged in this run."
     match Verdict(decisive["verdict"]):
         case Verdict.SUPPORTED:
-            return f"AWQ is worth it on this model: it improves the loss by more than {WORTH_HAVING} nats."
+            return f"{who} is worth it on this model: it improves the loss by more than {WORTH_HAVING} nats."
         case Verdict.REFUTED:
-            return f"AWQ is not worth it on this model: it improves the loss by less than {WORTH_HAVING} nats."
+            return f"{who} is not worth it on this model: it improves the loss by less than {WORTH_HAVING} nats."
         case Verdict.INCONCLUSIVE:
-            return "Whether AWQ is worth it on this model cannot be told from this much text."
+            return f"Whether {who} is worth it on this model cannot be told from this much text."
         case Verdict.INSUFFICIENT if lost < WORTH_RECOVERING:
             return f"RTN costs less than {WORTH_RECOVERING} nats here: nothing worth recovering."
         case Verdict.INSUFFICIENT | Verdict.NOT_APPLICABLE:
-            return f"Whether AWQ is worth it on this model could not be judged: {decisive['reason'].rstrip('.')}."
+            return f"Whether {who} is worth it on this model could not be judged: {decisive['reason'].rstrip('.')}."
         case other:
             raise ValueError(f"{DECISIVE_CLAIM} cannot be {other.value}")

@@ -73,7 +73,7 @@ MEANINGS = {
     Verdict.REFUTED: "the whole interval lies on the other side",
     Verdict.INCONCLUSIVE: "the interval holds the threshold: more data would decide",
     Verdict.INSUFFICIENT: "too few blocks or windows, or no damage to recover",
-    Verdict.NOT_APPLICABLE: "the model lacks what the claim is about",
+    Verdict.NOT_APPLICABLE: "the model lacks what the claim is about, or what it builds on is not supported",
     Verdict.REPORTED: "measured and shown, not judged",
 }
 """What each verdict says, for a legend."""

@@ -24,7 +24,7 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
 """,
         conftest=MEASURING,
     )
-    result.stdout.fnmatch_lines(["*perplexity * in full precision, *AWQ is worth it on this model*"])
+    result.stdout.fnmatch_lines(["*perplexity * in full precision, *"])
     folder = pytester.path / "reports/out/synthetic-small"
     assert sorted(path.name for path in folder.iterdir()) == [
         "diagnostic.json",
@@ -44,7 +44,14 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
     assert sorted(re.findall(r'<image id="picture-([^"]*)"[^>]* href="data:image/png;base64,', text)) == figures
     assert set(re.findall(r'<use href="#picture-([^"]*)"', text)) <= set(figures)
     # The answer, the verdicts and the claims are plain HTML before the place where the script puts the rows.
-    parts = (content["answer"], 'id="asked"', 'id="verdicts"', 'id="claims"', 'id="provenance"', 'id="results-table"')
+    parts = (
+        html.escape(content["answer"]),
+        'id="asked"',
+        'id="verdicts"',
+        'id="claims"',
+        'id="provenance"',
+        'id="results-table"',
+    )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     # Self-contained: nothing is loaded from elsewhere.

@@ -1,5 +1,6 @@
 """How verdicts are worded, which of them settle the exit status, and what the answer's sentence says."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,8 +132,14 @@ def decisive(verdict):
 @pytest.mark.parametrize(
     ("verdict", "last_words"),
     [
-        (Verdict.SUPPORTED, "AWQ is worth it on this model: it improves the loss by more than 0.005 nats."),
-        (Verdict.REFUTED, "AWQ is not worth it on this model: it improves the loss by less than 0.005 nats."),
+        (
+            Verdict.SUPPORTED,
+            "AWQ without clipping is worth it on this model: it improves the loss by more than 0.005 nats.",
+        ),
+        (
+            Verdict.REFUTED,
+            "AWQ without clipping is not worth it on this model: it improves the loss by less than 0.005 nats.",
+        ),
         (Verdict.INCONCLUSIVE, "cannot be told from this much text."),
         (Verdict.INSUFFICIENT, "could not be judged: 3 blocks measured, at least 4 needed."),
     ],
@@ -145,9 +152,40 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     full, rtn, awq = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-4"))
     assert f"perplexity {np.exp(full):.2f} in full precision, {np.exp(rtn):.2f} rounded to nearest" in got.sentence
     assert (
-        f"{np.exp(awq):.2f} with AWQ: AWQ wins back {(rtn - awq) / (rtn - full):.0%} of what RTN loses" in got.sentence
-    )
+        f"{np.exp(awq):.2f} with AWQ's scales: AWQ wins back {(rtn - awq) / (rtn - full):.0%} of what RTN loses"
+    ) in got.sentence
     assert got.won_back == pytest.approx((rtn - awq) / (rtn - full))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "last_words"),
+    [
+        ("supported", "AWQ with clipping is worth it on this model."),
+        ("refuted", "AWQ with clipping is not worth it on this model."),
+        ("inconclusive", "whether that is worth it cannot be told from this much text either."),
+    ],
+)
+def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
+    measured = synthetic_measured()
+    claim = decisive(Verdict.INCONCLUSIVE) | {"details": {"with clipping": f"0.02 [0.01, 0.03], {verdict}"}}
+    got = answer(measured.name, measured, [claim])
+    losses = measured.losses["window_loss"].mean("window")
+    full, rtn, clipped = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-clip-4"))
+    share = (rtn - clipped) / (rtn - full)
+    assert got.sentence.endswith(
+        f"With llm-awq's clip search as well it is {np.exp(clipped):.2f}, {share:.0%} of RTN's loss won back: "
+        + last_words
+    )
+    assert (got.clipped, got.won_with_clipping) == (pytest.approx(np.exp(clipped)), pytest.approx(share))
+
+
+def test_the_answer_without_a_clip_search_speaks_of_awq():
+    measured = synthetic_measured()
+    assert measured.losses is not None
+    without = replace(measured, losses=measured.losses.drop_sel(strategy=["awq-block-clip-4"]))
+    got = answer(measured.name, without, [decisive(Verdict.SUPPORTED)])
+    assert got.sentence.endswith("AWQ is worth it on this model: it improves the loss by more than 0.005 nats.")
+    assert got.clipped is None
 
 
 def test_the_answer_where_rounding_costs_next_to_nothing():

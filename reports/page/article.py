@@ -71,6 +71,7 @@ def _facts(claim: Claim) -> str:
         ("untrained twin", number(claim["twin_estimate"])),
         ("resampled", _resampled(claim.get("interval") or {})),
         ("kind", f"{claim['kind']}, version {claim['version']}"),
+        ("with clipping", str(claim["details"].get("with clipping", ""))),
         ("on", " and ".join(claim["models"]) if len(claim["models"]) > 1 else ""),
     ]
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts if text) + "</dl>"
@@ -85,7 +86,8 @@ def _resampled(interval: dict[str, Any]) -> str:
 
 def _more(claim: Claim) -> str:
     """What else was read from the same measurement, and the linears that speak most against the claim."""
-    details = {name: value for name, value in claim["details"].items() if name != "the linears named"}
+    shown = ("the linears named", "with clipping")
+    details = {name: value for name, value in claim["details"].items() if name not in shown}
     against = claim.get("contrary", [])
     named = claim["details"].get("the linears named", "what speaks most against it")
     parts = []

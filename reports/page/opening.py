@@ -28,10 +28,13 @@ def answer_first(answer: Answer) -> str:
     if answer.full is not None and answer.rtn is not None and answer.awq is not None:
         cards = _card("full precision", perplexity_words(answer.full), "perplexity")
         cards += _card("rounded to nearest", perplexity_words(answer.rtn), "perplexity, 4 bits")
-        cards += _card("AWQ", perplexity_words(answer.awq), "perplexity, 4 bits")
-        if answer.won_back is not None:
-            share = f"{answer.won_back:.0%}".replace("-", "−")
-            cards += _card("won back by AWQ", share, "of RTN's loss in nats")
+        for name, perplexity, share in (
+            ("AWQ" if answer.clipped is None else "AWQ's scales", answer.awq, answer.won_back),
+            ("AWQ with clipping", answer.clipped, answer.won_with_clipping),
+        ):
+            if perplexity is not None:
+                won = "" if share is None else f"; {share:.0%} of RTN's loss won back".replace("-", "−")
+                cards += _card(name, perplexity_words(perplexity), f"perplexity, 4 bits{won}")
         cards = f'<div class="cards">{cards}</div>'
     return (
         '<section id="answer" aria-labelledby="answer-title"><h2 id="answer-title" class="small">The answer</h2>'
