@@ -16,6 +16,7 @@ from awq_core.evidence import Verdict
 from awq_core.measured import Measured
 from reports import hookspecs
 from reports.answer import answer
+from reports.evidence_file import read_evidence
 from reports.gathered import Gathered, claim_of, models_of
 from reports.html import ModelReport
 from reports.junit import add_plain_properties
@@ -57,6 +58,8 @@ class Reporter:
         self.measured: list[Measured] = []
         self.published: dict[str, list[Published]] = {}
         self.unwritten = ""
+        self.replaced: dict[str, int] = {}
+        """By model, how many claims the report held that a report of fewer has replaced."""
 
     def folder(self, model: str) -> Path:
         """Where the model's files go."""
@@ -92,6 +95,8 @@ class Reporter:
             names = self.models()
             for name in names:
                 path = self.folder(name) / "report.html"
+                if (before := claims_in(self.folder(name))) > len(self.gathered.of(name)):
+                    self.replaced[name] = before
                 report = ModelReport(path, self.config, name, started=self.started, session=names)
                 for phase in self.phases[name]:
                     report.take(phase)
@@ -132,8 +137,22 @@ class Reporter:
             blamed=self.blamed,
             published=[sentence(name, self.published.get(name, [])) for name in models],
         )
+        for name, before in self.replaced.items():
+            terminalreporter.write_line(
+                f"{name}: the report of {before} claims has been replaced by one of {len(self.gathered.of(name))}; "
+                "--output DIR keeps both",
+                yellow=True,
+            )
         if self.unwritten:
             terminalreporter.write_line(self.unwritten, red=True, bold=True)
+
+
+def claims_in(folder: Path) -> int:
+    """How many claims the evidence in a model's folder holds; 0 where there is none to read."""
+    try:
+        return len(read_evidence(folder / "evidence.json")["claims"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def status(report: Any) -> tuple[str, str, str] | None:

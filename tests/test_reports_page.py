@@ -167,8 +167,9 @@ def test_the_command_names_the_claim_and_all_that_its_numbers_depend_on():
     repeat = Repeat(config(seed=0), ["embedded-small"], PROVENANCE)
     assert repeat.claim("claims/test_payoff.py::test_layers[4-bit-embedded-small]", ["embedded-small"]) == (
         'pytest "claims/test_payoff.py::test_layers[4-bit-embedded-small]" --model embedded-small '
-        "--effort quick --device cpu --dtype float32 --seed 0"
+        "--effort quick --device cpu --dtype float32 --seed 0 --output reports/repeated"
     )
+    assert "--output" not in repeat.run(["embedded-small"])  # it is the whole report again
     assert repeat.run(["embedded-small"]).startswith("pytest claims --model embedded-small --effort quick ")
 
 

@@ -38,6 +38,14 @@ def test_a_nonzero_exit_status_is_never_made_zero(session):
     assert session(supported, "--no-such-option").ret == pytest.ExitCode.USAGE_ERROR
 
 
+def test_a_report_of_fewer_claims_says_what_it_has_replaced(session):
+    two = "def test_a(judge): judge()\ndef test_b(judge): judge(id='payoff.honest')\n"
+    warning = "*synthetic-small: the report of 2 claims has been replaced by one of 1; --output DIR keeps both*"
+    session(two).stdout.no_fnmatch_line("*has been replaced*")
+    session(two, "-k", "test_b").stdout.fnmatch_lines([warning])
+    session(two, "-k", "test_b").stdout.no_fnmatch_line("*has been replaced*")
+
+
 def test_the_terminal_gives_the_answer_then_the_table_then_the_paths(session, pytester):
     result = session(
         """

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 PLAIN = re.compile(r"[\w@%+=:,./~-]+")
+APART = ("--output", "reports/repeated")
+"""A single claim's report goes elsewhere: it would replace that of the whole run."""
 TEXTS = ("--calibration-text", "--heldout-text")
 
 
@@ -45,12 +47,12 @@ class Repeat:
 
     def claim(self, node: str, models: Sequence[str]) -> str:
         """The command that judges one claim, by its test's id."""
-        return self._command(node, models)
+        return self._command(node, models, *APART)
 
-    def _command(self, what: str, models: Sequence[str]) -> str:
+    def _command(self, what: str, models: Sequence[str], *more: str) -> str:
         in_order = sorted(models, key=lambda name: self._order.get(name, len(self._order)))
         chosen = [word for name in in_order for word in ("--model", self._asked.get(name, name))]
-        return " ".join(quoted(word) for word in ["pytest", what, *chosen, *self._options])
+        return " ".join(quoted(word) for word in ["pytest", what, *chosen, *self._options, *more])
 
 
 def quoted(word: str) -> str:
