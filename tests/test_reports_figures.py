@@ -182,11 +182,13 @@ def test_the_comparison_counts_the_models_and_says_when_there_is_only_one():
 def test_the_perplexity_figure_states_what_awq_wins_back():
     measured = synthetic_measured()
     loss = measured.losses["window_loss"]
-    for strategy, gap in {"rtn-4": 0.04, "awq-block-4": 0.03, "rtn-3": 0.2, "awq-block-3": 0.25}.items():
+    gaps = {"rtn-4": 0.04, "awq-block-4": 0.03, "rtn-3": 0.2, "awq-block-3": 0.25}
+    for strategy, gap in (gaps | {"awq-block-clip-4": 0.02, "awq-block-clip-3": 0.15}).items():
         loss.loc[{"strategy": strategy}] = loss.sel(strategy="full") + gap
     with style():
         assert perplexity_by_strategy(measured).finding == (
-            "At 4 bits AWQ wins back 25% of the 0.04 nats RTN loses; at 3 bits AWQ loses 25% more than RTN's 0.2 nats"
+            "At 4 bits AWQ wins back 25% of the 0.04 nats RTN loses (50% won back with clipping); "
+            "at 3 bits AWQ loses 25% more than RTN's 0.2 nats (25% won back with clipping)"
         )
         assert perplexity_by_strategy(synthetic_measured(with_losses=False)) is None
 

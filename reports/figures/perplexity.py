@@ -132,9 +132,14 @@ def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
         awq = float(readings.window_differences(measured, f"awq-block-{bits}").mean())
         if rtn <= 0:
             parts.append(f"at {bits} bits RTN costs nothing")
-        elif awq <= rtn:
-            parts.append(f"at {bits} bits AWQ wins back {percent((rtn - awq) / rtn)} of the {rtn:.2g} nats RTN loses")
+            continue
+        if awq <= rtn:
+            part = f"at {bits} bits AWQ wins back {percent((rtn - awq) / rtn)} of the {rtn:.2g} nats RTN loses"
         else:
-            parts.append(f"at {bits} bits AWQ loses {percent((awq - rtn) / rtn)} more than RTN's {rtn:.2g} nats")
+            part = f"at {bits} bits AWQ loses {percent((awq - rtn) / rtn)} more than RTN's {rtn:.2g} nats"
+        if "awq-block-clip" in methods:
+            clipped = float(readings.window_differences(measured, f"awq-block-clip-{bits}").mean())
+            part += f" ({percent((rtn - clipped) / rtn)} won back with clipping)".replace("-", "−")
+        parts.append(part)
     text = "; ".join(parts) or "Perplexity by strategy"
     return text[0].upper() + text[1:]
