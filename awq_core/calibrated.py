@@ -183,16 +183,15 @@ class _Block:
                 weights = [weight_of(linear(self.model, name)) for name in names]
                 moment = self.inputs.second_moments[site]
                 width = weights[0].shape[1]
-                group_size, ordered = deployed_group_size(width), method == GPTQ_ORDER
+                rows = [len(weight) for weight in weights]
                 if self.inputs.tokens[site] == 0:
                     # An expert that no calibration token reached: all its columns are dead, and GPTQ would empty it.
                     quantized = round_to_nearest(torch.cat(weights), "asym-g128", bits)
-                    found.update(zip(names, quantized.cpu().split([len(w) for w in weights]), strict=True))
-                    continue
-                with self.result.timed(method, self.device) as cost:
-                    quantized = gptq(torch.cat(weights), moment, bits, group_size, activation_order=ordered)
-                rows = [len(weight) for weight in weights]
-                cost.operations += gptq_operations(sum(rows), width)
+                else:
+                    group_size, ordered = deployed_group_size(width), method == GPTQ_ORDER
+                    with self.result.timed(method, self.device) as cost:
+                        quantized = gptq(torch.cat(weights), moment, bits, group_size, activation_order=ordered)
+                    cost.operations += gptq_operations(sum(rows), width)
                 # Kept off the device until their turn: there are as many copies of the model as calibrations.
                 found.update(zip(names, quantized.cpu().split(rows), strict=True))
 

@@ -137,7 +137,7 @@ class _Traffic:
         tried = error_grid(weight, scales, ("asym-g128",), JUDGED_BITS, [calibration])[0, :, :, 0]  # (bits, alphas)
         return np.array(
             [
-                self._error(entry, scales[int(row.argmin())], bits, heldout)
+                self._error(entry.name, weight, scales[int(row.argmin())], bits, heldout)
                 for row, bits in zip(tried, JUDGED_BITS, strict=True)
             ]
         )
@@ -152,14 +152,13 @@ class _Traffic:
         for bits in JUDGED_BITS:
             alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=entry.name))], dtype=weight.dtype)
             ones, scales = linear_scales(magnitude, alphas.to(weight.device))
-            plain.append(self._error(entry, ones, bits, heldout))
-            scaled.append(self._error(entry, scales, bits, heldout))
+            plain.append(self._error(entry.name, weight, ones, bits, heldout))
+            scaled.append(self._error(entry.name, weight, scales, bits, heldout))
         return np.array(plain), np.array(scaled)
 
-    def _error(self, entry: LinearWeights, scales: Tensor, bits: int, moment: Tensor) -> float:
-        weight = entry.weight.to(self.arithmetic)
+    def _error(self, name: str, weight: Tensor, scales: Tensor, bits: int, moment: Tensor) -> float:
         quantized = scaled_round_to_nearest(weight, scales, "asym-g128", bits)
         error = float(relative_output_error(weight, quantized, moment))
         if not math.isfinite(error):
-            raise MeasurementError(f"{entry.name}: an output error under other traffic is NaN or infinite")
+            raise MeasurementError(f"{name}: an output error under other traffic is NaN or infinite")
         return error
