@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-# pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
-# what those sessions need is imported here, before the first of them.
-import claims.published  # noqa: F401
-import reports.plugin  # noqa: F401
-import tests.synthetic_measured  # noqa: F401
 from awq_core.mechanism import FACTORS
 from claims.claim import NotApplicableError
 from claims.published import published_for, read_published
 from claims.published_readings import READINGS, STRATEGIES
 from reports.published import section, sentence
+from tests import reporting_sessions
 from tests.hand_made import hand_made, set_channel, set_errors, set_site
 from tests.suite_sessions import assert_no_traceback, everything
 
@@ -196,35 +192,18 @@ def test_the_sentence_and_the_section_say_how_many_agree():
     assert sentence("m", []) == section("m", []) == ""
 
 
-CONFTEST = """
-import dataclasses
-import pytest
+MODELS = '["qwen0.5b", "synthetic-small"]'
+CONFTEST = (
+    reporting_sessions.CONFTEST.replace('["synthetic-small", "synthetic-tiny"]', MODELS).replace(
+        "MEASURED = []", f"MEASURED = [synthetic_measured(name, blocks=2, twins=0) for name in {MODELS}]"
+    )
+    + """
 from claims.published import published_for
-from tests.synthetic_claim import synthetic_claim
-from tests.synthetic_measured import synthetic_measured
-
-pytest_plugins = ["reports.plugin"]
-
-def pytest_addoption(parser):
-    parser.addoption("--output", default="reports/out")
-
-def pytest_claims_models(config):
-    return ["qwen0.5b", "synthetic-small"]
-
-def pytest_claims_measured(config):
-    return [synthetic_measured(name, blocks=2, twins=0) for name in ("qwen0.5b", "synthetic-small")]
 
 def pytest_claims_published(measured):
     return [value.as_dict() for value in published_for(measured)]
-
-@pytest.fixture
-def judge(request, record_property):
-    def record(*arguments, **fields):
-        claim = synthetic_claim(*arguments, **fields)
-        request.node.user_properties.append(("claims_models", claim["models"]))
-        record_property("claim", claim)
-    return record
 """
+)
 
 
 def test_the_reports_show_them_for_such_a_model_and_for_no_other(pytester, monkeypatch):
