@@ -3,9 +3,9 @@
 llm-awq: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`; the loss is the mean
 squared error of the inspected module's output over the calibration tokens, with the group's linears quantized and
 everything else in full precision. Where the inspected module is the linear itself (o and down), that loss is
-`tr(E G E^T)` and no token is replayed. Elsewhere candidates race (`racing.py`): llm-awq replays all tokens for each of
-them, and most of that goes into candidates that a few sequences rule out. Two published variants share the search and
-differ in the candidates.
+`tr(E G E^T)` and no token is replayed, unless G would cost more than the tokens do. Elsewhere candidates race
+(`racing.py`): llm-awq replays all tokens for each of them, and most of that goes into candidates that a few tokens rule
+out. Two published variants share the search and differ in the candidates.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from awq_core.block_inputs import BlockInputs
 from awq_core.moments import MeasurementError
 from awq_core.output_error import summed_squared_output
 from awq_core.quantizer import deployed_group_size
-from awq_core.racing import race
+from awq_core.racing import FEWEST, race
+from awq_core.replays import CASE_TOKENS, TokenCalls
 from awq_core.scales import duo_scales, official_scales, relative_weight_size, scaled_round_to_nearest
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
 """1.0 is never tried, as in llm-awq."""
+
+FIRST_TOKENS = 256
+"""What every candidate is tried on where tokens stand for themselves; where sequences do, it is `racing.FEWEST`."""
+
+ROUNDED_BYTES = 2**30
+"""Rounded weights kept at once."""
 
 Formula = Literal["official", "duo"]
 """llm-awq's scales, or AutoAWQ's and llm-compressor's, which divide by the weights' size."""
@@ -43,9 +50,9 @@ class FoundScale:
         fold: the group.
         alpha: the exponent with the least loss.
         scales: `(width,)`.
-        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent, over the sequences
-            that it was tried on.
-        tried: `(alphas,)`, share of the calibration sequences that each exponent was tried on.
+        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent, over the tokens that
+            it was tried on.
+        tried: `(alphas,)`, share of the calibration tokens that each exponent was tried on.
     """
 
     block: int
@@ -77,7 +84,7 @@ def search_group(
         bits: precision.
         inputs: what reaches the block.
         formula: which candidates.
-        exhaustive: try every exponent on every sequence, as llm-awq does.
+        exhaustive: try every exponent on every token, as llm-awq does.
 
     Raises:
         MeasurementError: if a loss is NaN or infinite.
@@ -88,25 +95,43 @@ def search_group(
     magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
     candidates = _candidates(magnitude, weights, formula)
 
-    def quantized(candidate: int) -> list[Tensor]:
-        return [scaled_round_to_nearest(weight, candidates[candidate], "asym-g128", bits) for weight in weights]
+    rounded = _Rounded(weights, candidates, bits)
 
-    def replayed(candidate: int, sequences: np.ndarray) -> np.ndarray:
-        with replaced_weights(linears, quantized(candidate)):
-            return inputs.sequence_losses(fold.inspected, sequences)
+    def replayed(left: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        losses = np.zeros((len(left), len(cases)))
+        rounded.keep(left)
+        for replay in inputs.calls_of(fold).replays(cases):
+            for row, candidate in enumerate(left):
+                with replaced_weights(linears, rounded[candidate]):
+                    replay.add_losses(losses[row])
+        return losses
 
-    def from_second_moment(candidate: int, _: np.ndarray) -> np.ndarray:
+    def on_tokens(left: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        losses = np.zeros((len(left), len(cases)))
+        rounded.keep(left)
+        for replay, x in inputs.linear_inputs(fold, cases):  # (tokens, in)
+            for row, candidate in enumerate(left):
+                difference = rounded[candidate][0] - weights[0]
+                replay.add((x @ difference.T).float().square(), losses[row])
+        return losses
+
+    def from_second_moment(left: np.ndarray, _: np.ndarray) -> np.ndarray:
         moment = inputs.second_moments[fold.name]
-        summed = float(summed_squared_output((quantized(candidate)[0] - weights[0]).to(moment.dtype), moment))
-        return np.array([summed / (max(inputs.tokens[fold.name], 1) * len(weights[0]))])
+        outputs = max(inputs.tokens[fold.name], 1) * len(weights[0])
+        differences = (rounded[candidate][0] - weights[0] for candidate in left)
+        summed = [float(summed_squared_output(difference.to(moment.dtype), moment)) for difference in differences]
+        return np.array(summed)[:, None] / outputs
 
     try:
-        if fold.inspected in inputs.modules:
-            cases = inputs.sequences(fold.inspected)
-            found = race(len(candidates), cases, replayed, exhaustive=exhaustive)
-        else:
+        if inputs.by_moment(fold):
             cases = 1  # all tokens at once
             found = race(len(candidates), cases, from_second_moment)
+        else:
+            calls = inputs.calls_of(fold)
+            cases = calls.cases
+            evaluate = replayed if fold.inspected in inputs.modules else on_tokens
+            first = FIRST_TOKENS // CASE_TOKENS if isinstance(calls, TokenCalls) else FEWEST
+            found = race(len(candidates), cases, evaluate, first, exhaustive=exhaustive)
     except FloatingPointError:
         raise MeasurementError(
             f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss"
@@ -119,6 +144,37 @@ def search_group(
         tuple(found.losses.tolist()),
         tuple((found.tried / cases).tolist()),
     )
+
+
+class _Rounded:
+    """A group's weights under every candidate, rounded once for all rounds of a race where memory allows it.
+
+    Args:
+        weights: of the linears.
+        candidates: their scales.
+        bits: precision.
+    """
+
+    def __init__(self, weights: list[Tensor], candidates: list[Tensor], bits: int) -> None:
+        self.weights = weights
+        self.candidates = candidates
+        self.bits = bits
+        size = sum(weight.numel() * weight.element_size() for weight in weights)
+        self.most = max(1, ROUNDED_BYTES // size)
+        self.kept: dict[int, list[Tensor]] = {}
+
+    def keep(self, left: np.ndarray) -> None:
+        """Forget all candidates but these."""
+        self.kept = {candidate: weights for candidate, weights in self.kept.items() if candidate in left}
+
+    def __getitem__(self, candidate: int) -> list[Tensor]:
+        if candidate in self.kept:
+            return self.kept[candidate]
+        scales = self.candidates[candidate]
+        found = [scaled_round_to_nearest(weight, scales, "asym-g128", self.bits) for weight in self.weights]
+        if len(self.kept) < self.most:
+            self.kept[candidate] = found
+        return found
 
 
 def _candidates(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:

@@ -5,24 +5,37 @@ Blocks are searched in sequence on full-precision inputs, as llm-awq does; GPTQ 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from awq_core.architecture import Architecture, Fold, applicable_folds, linear, weight_of
 from awq_core.block_inputs import BlockInputs
 from awq_core.block_search import Formula, FoundScale, search_group
+from awq_core.calibration_results import Calibrated, CalibrationCost, block_arrays, restored_block
 from awq_core.clipping import UNCLIPPED_FAMILIES, search_clipping
+from awq_core.coded_weights import CodedWeight, CodedWeights
 from awq_core.folding import fold_block
-from awq_core.gptq import gptq, gptq_operations
-from awq_core.quantizer import deployed_group_size, round_to_nearest
+from awq_core.gptq import gptq_codes, gptq_operations
+from awq_core.kept_blocks import NOTHING_KEPT, KeptBlocks
+from awq_core.quantizer import deployed_group_size, quantize_groups
 from awq_core.streaming import BlockStream
+
+__all__ = [
+    "BLOCK",
+    "CLIP",
+    "DUO",
+    "GPTQ",
+    "GPTQ_ORDER",
+    "GROUPED",
+    "METHODS",
+    "Calibrated",
+    "CalibrationCost",
+    "calibrate",
+]
 
 BLOCK, CLIP, DUO, GROUPED = "awq-block", "awq-block-clip", "awq-duo", "awq-grouped"
 GPTQ, GPTQ_ORDER = "gptq", "gptq-order"
@@ -30,53 +43,8 @@ METHODS = (BLOCK, CLIP, DUO, GROUPED, GPTQ, GPTQ_ORDER)
 """What can be calibrated: llm-awq's scales, the same with its clipping, AutoAWQ's scales, llm-awq's with the
 key-value heads' averaged scale at o, GPTQ, and GPTQ in the order of the activations."""
 
-
-@dataclass
-class CalibrationCost:
-    """What calibrating with one method took, over all blocks and precisions.
-
-    Attributes:
-        seconds: wall-clock time, without gathering the second moments, which all share.
-        operations: floating-point operations of its matrix products, by count.
-    """
-
-    seconds: float = 0.0
-    operations: int = 0
-
-
-@dataclass
-class Calibrated:
-    """Everything that calibrating found.
-
-    Attributes:
-        scales: by method and bits, the found scales of all blocks in order.
-        limits: by bits and linear, the clip limits `(out, groups)` of the folded weights.
-        weights: by method and bits, GPTQ's dequantized weights `(out, in)` by linear.
-        costs: by method.
-    """
-
-    scales: dict[tuple[str, int], list[FoundScale]] = field(default_factory=dict)
-    limits: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
-    costs: dict[str, CalibrationCost] = field(default_factory=dict)
-
-    def only(self, methods: tuple[str, ...]) -> Calibrated:
-        """The part that some methods found, without their clip limits."""
-        return Calibrated(
-            {key: value for key, value in self.scales.items() if key[0] in methods},
-            {},
-            {key: value for key, value in self.weights.items() if key[0] in methods},
-        )
-
-    @contextmanager
-    def timed(self, method: str, device: torch.device) -> Iterator[CalibrationCost]:
-        """Add the time spent inside to a method's cost."""
-        cost = self.costs.setdefault(method, CalibrationCost())
-        _wait(device)
-        began = time.perf_counter()
-        yield cost
-        _wait(device)
-        cost.seconds += time.perf_counter() - began
+USING_MOMENTS = {CLIP, GPTQ, GPTQ_ORDER}
+"""What works from the second moments of every site."""
 
 
 def calibrate(
@@ -89,6 +57,7 @@ def calibrate(
     arithmetic: torch.dtype = torch.float32,
     exhaustive: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    kept: KeptBlocks = NOTHING_KEPT,
 ) -> Calibrated:
     """Calibrate every block, at every precision, with every method.
 
@@ -99,24 +68,43 @@ def calibrate(
         bits: precisions.
         methods: of `METHODS`; clipping needs `awq-block`, and so does `awq-grouped`.
         arithmetic: dtype of second moments and GPTQ.
-        exhaustive: try every exponent on every sequence, as llm-awq does.
+        exhaustive: try every exponent on every token, as llm-awq does.
         progress: called with `(blocks done, blocks)`.
+        kept: where each block's results are kept; blocks that it holds, of the same calibration, are not measured.
     """
     stream = BlockStream(model, architecture, {"calibration": calibration}, groups=1)
     result = Calibrated()
-    for block in range(stream.blocks):
-        stream.begin(block)
-        inputs = BlockInputs(stream, block, arithmetic)
-        calibration_of_block = _Block(model, architecture, block, inputs, bits, result, stream.device, exhaustive)
-        calibration_of_block.search_scales(methods)
-        if CLIP in methods:
-            calibration_of_block.search_clipping()
-        for method in (GPTQ, GPTQ_ORDER):
-            if method in methods:
-                calibration_of_block.run_gptq(method)
-        stream.advance(block)
+    behind: list[int] = []  # kept blocks that the stream has not passed yet: it need not if no block comes after them
+    for block, module in enumerate(stream.modules):
+        arrays = kept.read(block)
+        if arrays is None:
+            while behind:
+                stream.skip(behind.pop(0))
+            stream.begin(block)
+            inputs = BlockInputs(
+                stream,
+                block,
+                arithmetic,
+                _searched(model, architecture, block, methods),
+                moments=bool(USING_MOMENTS & {*methods}),
+            )
+            found = Calibrated()
+            _Block(model, architecture, block, inputs, bits, found, stream.device, exhaustive).calibrate(methods)
+            kept.write(block, block_arrays(found))
+            stream.advance(block)
+        else:
+            found = restored_block(arrays, architecture, block, next(module.parameters()).device)
+            behind.append(block)
+        result.add(found)
         progress(block + 1, stream.blocks)
     return result
+
+
+def _searched(model: Any, architecture: Architecture, block: int, methods: tuple[str, ...]) -> tuple[Fold, ...]:
+    """The groups whose scale some method searches."""
+    if not {BLOCK, DUO, GROUPED} & {*methods}:
+        return ()
+    return applicable_folds(model, architecture, block, grouped=GROUPED in methods)
 
 
 @dataclass
@@ -131,6 +119,15 @@ class _Block:
     result: Calibrated
     device: torch.device
     exhaustive: bool
+
+    def calibrate(self, methods: tuple[str, ...]) -> None:
+        """With every method; what is found is added to the result."""
+        self.search_scales(methods)
+        if CLIP in methods:
+            self.search_clipping()
+        for method in (GPTQ, GPTQ_ORDER):
+            if method in methods:
+                self.run_gptq(method)
 
     def search_scales(self, methods: tuple[str, ...]) -> None:
         exact = applicable_folds(self.model, self.architecture, self.block)
@@ -177,23 +174,25 @@ class _Block:
         by_site: dict[str, list[str]] = {}
         for name, _, site in self._linears():
             by_site.setdefault(site, []).append(name)
-        for bits in self.bits:
-            found = self.result.weights.setdefault((method, bits), {})
-            for site, names in by_site.items():
-                weights = [weight_of(linear(self.model, name)) for name in names]
+        for site, names in by_site.items():
+            weights = [weight_of(linear(self.model, name)) for name in names]
+            rows, stacked = [len(weight) for weight in weights], torch.cat(weights)
+            width = stacked.shape[1]
+            group_size, ordered = deployed_group_size(width), method == GPTQ_ORDER
+            if self.inputs.tokens[site] == 0:
+                # An expert that no calibration token reached: all its columns are dead, and GPTQ would empty it.
+                nearest = [quantize_groups(stacked, bits, group_size) for bits in self.bits]
+                coded = [
+                    CodedWeight.of(*each, bits, stacked.dtype) for each, bits in zip(nearest, self.bits, strict=True)
+                ]
+            else:
                 moment = self.inputs.second_moments[site]
-                width = weights[0].shape[1]
-                rows = [len(weight) for weight in weights]
-                if self.inputs.tokens[site] == 0:
-                    # An expert that no calibration token reached: all its columns are dead, and GPTQ would empty it.
-                    quantized = round_to_nearest(torch.cat(weights), "asym-g128", bits)
-                else:
-                    group_size, ordered = deployed_group_size(width), method == GPTQ_ORDER
-                    with self.result.timed(method, self.device) as cost:
-                        quantized = gptq(torch.cat(weights), moment, bits, group_size, activation_order=ordered)
-                    cost.operations += gptq_operations(sum(rows), width)
-                # Kept off the device until their turn: there are as many copies of the model as calibrations.
-                found.update(zip(names, quantized.cpu().split(rows), strict=True))
+                with self.result.timed(method, self.device) as cost:
+                    coded = gptq_codes(stacked, moment, self.bits, group_size, activation_order=ordered)
+                cost.operations += gptq_operations(len(stacked), width, len(self.bits))
+            for bits, found in zip(self.bits, coded, strict=True):
+                weights_of_method = self.result.weights.setdefault((method, bits), CodedWeights())
+                weights_of_method.coded.update(zip(names, found.split(rows), strict=True))
 
     def _search(self, fold: Fold, bits: int, formula: Formula = "official") -> FoundScale:
         return search_group(
@@ -209,7 +208,7 @@ class _Block:
     def _search_operations(self, entry: FoundScale) -> int:
         """Operations of one group's search: the inspected module replayed, or products with `G`, for what was tried."""
         fold, tried = entry.fold, sum(entry.tried)
-        if fold.inspected not in self.inputs.modules:
+        if self.inputs.by_moment(fold):
             out_features, in_features = weight_of(
                 linear(self.model, f"{self.architecture.blocks}.{self.block}.{fold.inspected}")
             ).shape
@@ -220,8 +219,3 @@ class _Block:
             if name.startswith(f"{self.architecture.blocks}.{self.block}.{fold.inspected}".rstrip("."))
         )
         return round(tried * 2 * inside)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -22,7 +22,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval and how it was made."""
+    """A 95% interval and how it was made.
+
+    Where the windows are scored in several looks (`awq_core/looks.py`), each look's interval is at a higher level, so
+    that all of them together hold the truth in 95% of cases.
+    """
 
     lower: float
     upper: float
@@ -32,12 +36,26 @@ class Interval:
     n: int
     """How many of them there were."""
     seed: int | None = None
+    looks: int = 1
+    """How many looks were registered, of which this interval is one's."""
+    level: float = 0.95
+    """Of this interval alone: `1 - 0.05 / looks`."""
+
+    @property
+    def in_words(self) -> str:
+        """What it is called: `95% interval`; of several looks, `98.33% interval (95% over 3 looks)`."""
+        return interval_in_words(self.level, self.looks)
 
     def __post_init__(self) -> None:
         if math.isnan(self.lower) or math.isnan(self.upper):
             raise ValueError("an interval's ends must be numbers: a NaN is an error, never a verdict")
         if self.lower > self.upper:
             raise ValueError(f"an interval's lower end must not exceed its upper, got [{self.lower}, {self.upper}]")
+
+
+def interval_in_words(level: float = 0.95, looks: int = 1) -> str:
+    """What an interval is called: its own level, and what all looks together keep."""
+    return "95% interval" if looks == 1 else f"{100 * level:.4g}% interval (95% over {looks} looks)"
 
 
 @dataclass(frozen=True)

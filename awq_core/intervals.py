@@ -38,7 +38,7 @@ class Estimate:
 
     Attributes:
         value: the estimate, in the claim's unit.
-        interval: its 95% interval, in the same unit.
+        interval: its 95% interval, in the same unit; one of several looks' is wider.
         standard_error: on the scale on which the interval is symmetric.
         degrees_of_freedom: of the t distribution that the interval comes from.
         logarithmic: whether that scale is the logarithm.
@@ -55,7 +55,11 @@ class Estimate:
     details: dict[str, float | str] = field(default_factory=dict)
 
     def p_value(self, threshold: Threshold) -> float:
-        """Chance of an estimate this far from the threshold, on either side, were the truth on the threshold."""
+        """Chance of an estimate this far from the threshold, on either side, were the truth on the threshold.
+
+        Of several looks, at any of them: the chance at this one times their number (Bonferroni), so that a verdict
+        stands exactly where this is below 5%.
+        """
         scale = (lambda v: math.log(max(v, 1e-300))) if self.logarithmic else (lambda v: v)
         edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
         chances = []
@@ -66,7 +70,7 @@ class Estimate:
             else:
                 chances.append(2 * float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
         # Of two edges the nearer one decides: inside, both must be cleared; outside, the one that was passed.
-        return max(chances)
+        return min(1.0, self.interval.looks * max(chances))
 
 
 def cluster_estimate(
@@ -79,6 +83,7 @@ def cluster_estimate(
     bounds: tuple[float, float] = (-math.inf, math.inf),
     further_variance: float = 0.0,
     further_degrees: float = math.inf,
+    looks: int = 1,
 ) -> Estimate:
     """Estimate and interval of a statistic of exchangeable clusters.
 
@@ -92,6 +97,9 @@ def cluster_estimate(
         further_variance: variance of an independent source (the untrained twin's seeds), added to the square
             of the standard error, on the statistic's scale.
         further_degrees: degrees of freedom of that variance.
+        looks: how many looks at growing data were registered, of which this is one. Each look's interval is then at
+            level `1 - 0.05 / looks`: the chance that any of them misses the truth is at most the sum of the chances
+            that each does, 5%, however the looks depend on one another and whenever looking stops.
 
     Raises:
         InsufficientDataError: with fewer clusters than `FEWEST`.
@@ -114,6 +122,7 @@ def cluster_estimate(
         seed,
         logarithmic,
         bounds,
+        looks,
     )
 
 
@@ -187,15 +196,17 @@ def _student(
     seed: int | None,
     logarithmic: bool,
     bounds: tuple[float, float],
+    looks: int = 1,
 ) -> Estimate:
     total = sum(variance for variance, _ in variances)
     # Welch and Satterthwaite: the degrees of freedom of a sum of independent variances.
     spread = sum(variance**2 / degrees for variance, degrees in variances if variance > 0)
     degrees = total**2 / spread if spread > 0 else float(variances[0][1])
     standard_error = math.sqrt(total)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees)) * standard_error
+    level = 1 - (1 - CONFIDENCE) / looks if looks > 1 else CONFIDENCE
+    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * standard_error
     back = math.exp if logarithmic else float
     lower, upper = back(point - half), back(point + half)
     lower, upper = max(lower, bounds[0]), min(upper, bounds[1])
-    interval = Interval(lower, upper, method, resampled, n, seed)
+    interval = Interval(lower, upper, method, resampled, n, seed, looks, level)
     return Estimate(back(point), interval, standard_error, degrees, logarithmic)

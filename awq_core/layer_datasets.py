@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
+from awq_core.layer_records import Record
 from awq_core.measured import ALPHAS, JUDGED_BITS, SPLITS
-from awq_core.mechanism import FACTORS, INVERSE_ALPHAS, Mechanism
-from awq_core.sources import LinearWeights
+from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
 
 
-def channels_dataset(sites: list[dict[str, Any]], records: list[dict[str, Any]]) -> xr.Dataset:
+def channels_dataset(sites: list[Record], records: list[Record]) -> xr.Dataset:
     """Dataset `channels`: moments of every site, and weight sizes of every linear, padded to the widest with NaN."""
     widest = max(len(record["weight_size"]) for record in records)
     names = list(sites[0]["values"][SPLITS[0]])
 
     def padded(values: Any) -> np.ndarray:
-        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
         return np.pad(array, (0, widest - len(array)), constant_values=np.nan)
 
     data: dict[str, Any] = {
@@ -45,7 +44,7 @@ def channels_dataset(sites: list[dict[str, Any]], records: list[dict[str, Any]])
 
 
 def errors_dataset(
-    records: list[dict[str, Any]], quantizers: Sequence[str], bits: Sequence[int], choices: Sequence[str]
+    records: list[Record], quantizers: Sequence[str], bits: Sequence[int], choices: Sequence[str]
 ) -> xr.Dataset:
     """Dataset `errors`: output errors of every linear, and what was replayed group by group."""
     group_error = np.stack([r["group_error"] for r in records])
@@ -55,9 +54,14 @@ def errors_dataset(
                 ("linear", "quantizer", "bits", "alpha", "split"),
                 np.stack([r["errors"] for r in records]),
             ),
+            "row_share": (
+                ("linear", "quantizer", "bits", "alpha", "split"),
+                np.stack([r["row_share"] for r in records]),
+            ),
+            "short_products": (("linear",), np.array([r["short_products"] for r in records])),
             "group_error": (("linear", "quantizer", "judged_bits", "choice", "group"), group_error),
             "group_power": (("linear", "group"), np.stack([r["group_power"] for r in records])),
-            **_mechanism_variables([r["mechanism"] for r in records]),
+            **_mechanism_variables(records),
         },
         {
             "quantizer": list(quantizers),
@@ -73,31 +77,25 @@ def errors_dataset(
     )
 
 
-def _mechanism_variables(found: list[Mechanism]) -> dict[str, Any]:
-    return {
-        "inverse_error": (
-            ("linear", "judged_bits", "inverse_alpha", "split"),
-            np.stack([entry.inverse_error for entry in found]),
-        ),
-        "factor_error": (
-            ("linear", "judged_bits", "factor", "split"),
-            np.stack([entry.factor_error for entry in found]),
-        ),
-        "step_changed": (("linear", "factor"), np.stack([entry.step_changed for entry in found])),
-        "step_ratio": (("linear", "factor"), np.stack([entry.step_ratio for entry in found])),
-        "uniform_changed": (("linear",), np.array([entry.uniform_changed for entry in found])),
+def _mechanism_variables(records: list[Record]) -> dict[str, Any]:
+    dimensions = {
+        "inverse_error": ("linear", "judged_bits", "inverse_alpha", "split"),
+        "factor_error": ("linear", "judged_bits", "factor", "split"),
+        "step_changed": ("linear", "factor"),
+        "step_ratio": ("linear", "factor"),
+        "uniform_changed": ("linear",),
     }
+    return {name: (of, np.stack([record["mechanism"][name] for record in records])) for name, of in dimensions.items()}
 
 
-def _linear_coordinates(records: list[dict[str, Any]]) -> dict[str, Any]:
-    entries: list[LinearWeights] = [record["entry"] for record in records]
+def _linear_coordinates(records: list[Record]) -> dict[str, Any]:
     return {
-        "linear": [entry.name for entry in entries],
-        "linear_block": ("linear", [entry.block for entry in entries]),
-        "linear_family": ("linear", [entry.family for entry in entries]),
-        "linear_site": ("linear", [_site_label(entry.block, entry.site) for entry in entries]),
-        "in_features": ("linear", [entry.weight.shape[1] for entry in entries]),
-        "out_features": ("linear", [entry.weight.shape[0] for entry in entries]),
+        "linear": [record["name"] for record in records],
+        "linear_block": ("linear", [record["block"] for record in records]),
+        "linear_family": ("linear", [record["family"] for record in records]),
+        "linear_site": ("linear", [_site_label(record["block"], record["site"]) for record in records]),
+        "in_features": ("linear", [record["in_features"] for record in records]),
+        "out_features": ("linear", [record["out_features"] for record in records]),
     }
 
 

@@ -19,6 +19,13 @@ QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
 BITS = (2, 3, 4, 6, 8)
 JUDGED_BITS = (4, 3)
 ALPHAS = tuple(i / 20 for i in range(21))
+
+
+def is_judged(quantizer: str, bits: int) -> bool:
+    """Whether claims read a setting: the deployed quantizer at the judged bits, AWQ-Diag's at 3; others are shown."""
+    return bits in JUDGED_BITS and (quantizer == "asym-g128" or bits == 3)
+
+
 TRAFFIC_KINDS = ("prose", "code", "json", "long-prompts", "languages")
 """What models are asked in use; the passages are the project's own (`fixtures/texts/traffic`)."""
 GROUPS = 16

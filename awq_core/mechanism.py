@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from awq_core.importance import salient_channels
-from awq_core.output_error import error_grid
 from awq_core.quantizer import deployed_group_size, round_to_nearest, steps_and_zero_points
 from awq_core.scales import linear_scales, scaled_round_to_nearest
 
@@ -49,16 +49,29 @@ class Mechanism:
     step_ratio: np.ndarray
     uniform_changed: int
 
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """Its attributes by name, each as an array."""
+        return {name: np.asarray(value) for name, value in vars(self).items()}
 
-def measure_mechanism(
-    weight: Tensor, magnitude: Tensor, second_moments: Sequence[Tensor], bits: Sequence[int]
-) -> Mechanism:
+
+class ErrorsOf(Protocol):
+    """One linear's output errors under any scales, by asym-g128."""
+
+    def __call__(self, scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
+        """From scales `(candidates, in)` to `(bits, candidates, splits)`.
+
+        `heldout_only`: nothing is chosen on calibration tokens, and what is costly may be NaN there.
+        """
+        ...
+
+
+def measure_mechanism(weight: Tensor, magnitude: Tensor, errors_of: ErrorsOf, bits: Sequence[int]) -> Mechanism:
     """Try scales of one linear.
 
     Args:
         weight: `(out, in)`.
         magnitude: `(in,)`, of calibration tokens.
-        second_moments: `(in, in)` of each split.
+        errors_of: its output errors under given scales.
         bits: precisions.
     """
     alphas = torch.tensor(INVERSE_ALPHAS, dtype=weight.dtype, device=weight.device)
@@ -68,8 +81,8 @@ def measure_mechanism(
     changed, ratios = zip(*(_steps(weight, scales) for scales in factors), strict=True)
     inverse = linear_scales(magnitude.to(weight), -alphas)
     return Mechanism(
-        error_grid(weight, inverse, ("asym-g128",), bits, second_moments)[0].double().cpu().numpy(),
-        error_grid(weight, factors, ("asym-g128",), bits, second_moments)[0].double().cpu().numpy(),
+        errors_of(inverse, bits, heldout_only=True),
+        errors_of(factors, bits, heldout_only=False),
         np.array(changed),
         np.array(ratios),
         _uniform_changes(weight, bits),

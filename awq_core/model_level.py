@@ -13,6 +13,7 @@ import xarray as xr
 from awq_core.architecture import Architecture
 from awq_core.calibrated import BLOCK, GPTQ, METHODS, Calibrated, calibrate
 from awq_core.equivalence import check_folding
+from awq_core.kept_blocks import NOTHING_KEPT, KeptBlocks
 from awq_core.losses import measure_losses
 from awq_core.measured import JUDGED_BITS
 from awq_core.strategies import Strategies, Strategy
@@ -25,6 +26,15 @@ Progress = Callable[[int, int], None]
 
 def _silent(done: int, total: int) -> None:
     """No progress."""
+
+
+KeptByName = Callable[[str], KeptBlocks]
+"""From the name of a calibration to where its blocks are kept."""
+
+
+def nothing_kept(name: str) -> KeptBlocks:
+    """Nowhere."""
+    return NOTHING_KEPT
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ def calibrate_model(
     progress: Progress = _silent,
     methods: tuple[str, ...] = METHODS,
     elsewhere: bool = True,
+    kept: KeptByName = nothing_kept,
 ) -> dict[str, Calibrated]:
     """Calibrate with every method on the usual tokens, and with those that claims ask about on other ones.
 
@@ -71,6 +82,7 @@ def calibrate_model(
         progress: called with `(blocks done, blocks)`, counted over all calibrations.
         methods: what to calibrate on the usual tokens.
         elsewhere: also calibrate on fewer and on foreign tokens.
+        kept: where each calibration's blocks are kept.
 
     Returns:
         By the suffix that tells strategies apart: `""` for the usual tokens, `-few`, `-foreign`, and `-matched`: as
@@ -92,7 +104,10 @@ def calibrate_model(
         def step(done: int, total: int, finished: int = index) -> None:
             progress(finished * total + done, len(wanted) * total)
 
-        found[suffix] = calibrate(model, architecture, ids, JUDGED_BITS, chosen, arithmetic=arithmetic, progress=step)
+        blocks = kept(f"calibration{suffix}")
+        found[suffix] = calibrate(
+            model, architecture, ids, JUDGED_BITS, chosen, arithmetic=arithmetic, progress=step, kept=blocks
+        )
     if elsewhere:
         found.setdefault("-matched", found[""].only((BLOCK, GPTQ)))
     return found
@@ -109,6 +124,7 @@ def measure_model_level(
     progress: Progress = _silent,
     *,
     kept: bool = True,
+    scores: KeptBlocks | None = None,
 ) -> xr.Dataset:
     """Dataset `losses` (`docs/datasets.md`).
 
@@ -122,6 +138,7 @@ def measure_model_level(
         seed: of the random choices of channels, and of the scales that check the fold.
         progress: called with `(strategies done, strategies)`.
         kept: also score the strategies that keep 1% of the channels.
+        scores: where each strategy's scores are kept, by its place among the strategies.
 
     Raises:
         MeasurementError: if a loss is NaN or infinite.
@@ -133,10 +150,20 @@ def measure_model_level(
             listed += made.kept(bits)
         for suffix in [suffix for suffix in found if suffix]:
             listed += made.calibrated(bits, found[suffix], suffix)
-    heldout = torch.as_tensor(tokens.heldout, device=model.get_input_embeddings().weight.device)
     attributes = {
         "search": chosen_exponents(found[""]),
         "cost": {method: asdict(cost) for method, cost in found[""].costs.items()},
+        **uncalibrated_attributes(model, architecture, tokens, seed),
+    }
+    return measure_losses(model, listed, tokens.heldout, attributes, progress, scores)
+
+
+def uncalibrated_attributes(
+    model: Any, architecture: Architecture, tokens: ModelTokens, seed: int
+) -> dict[str, dict[str, Any]]:
+    """What is kept with the losses and needs no calibration: what folding left as it was, counts of sequences."""
+    heldout = torch.as_tensor(tokens.heldout, device=model.get_input_embeddings().weight.device)
+    return {
         "folding": check_folding(model, architecture, heldout, seed).as_dict(),
         "calibration_sequences": {
             "own": len(tokens.calibration),
@@ -144,7 +171,6 @@ def measure_model_level(
             "foreign": len(tokens.foreign),
         },
     }
-    return measure_losses(model, listed, tokens.heldout, attributes, progress)
 
 
 def chosen_exponents(found: Calibrated) -> dict[str, dict[str, float]]:

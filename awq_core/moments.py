@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK_ELEMENTS = 500_000
+"""Values whose powers are formed at once: what stays in a processor's cache."""
+
 
 class MeasurementError(Exception):
     """Measuring gave something that no verdict may rest on, such as an infinite activation."""
@@ -23,14 +26,22 @@ class ChannelMoments:
         device: where the inputs live.
         may_be_empty: without tokens every moment is 0, where it would be an error: an expert of a mixture may be
             chosen by no token, or by those of one group alone.
+        powers: dtype in which one batch's powers are formed and summed; batches are always added in float64.
 
     The sums are about a shift (the first batch's mean), so that a large mean does not cancel the variance away.
     """
 
     def __init__(
-        self, width: int, groups: int = 1, device: torch.device | str = "cpu", *, may_be_empty: bool = False
+        self,
+        width: int,
+        groups: int = 1,
+        device: torch.device | str = "cpu",
+        *,
+        may_be_empty: bool = False,
+        powers: torch.dtype = torch.float64,
     ) -> None:
         self.may_be_empty = may_be_empty
+        self.powers = powers
         # MPS has no float64; every other device that torch knows has.
         self.counts = torch.zeros(groups, dtype=torch.float64, device=device)
         self.power_sums = torch.zeros(groups, 4, width, dtype=torch.float64, device=device)  # of (x - shift)^k
@@ -50,18 +61,21 @@ class ChannelMoments:
         """
         if self.may_be_empty and not len(inputs):
             return
-        x = inputs.to(torch.float64)  # (T, width)
+        for part in inputs.split(max(1, CHUNK_ELEMENTS // inputs.shape[1])):
+            self._add(part.to(self.powers), group)
+
+    def _add(self, x: Tensor, group: int) -> None:
         total = x.sum(dim=0)
         if not torch.isfinite(total).all() and not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x)).any(dim=0).sum())
             raise MeasurementError(f"NaN or infinite activations in {bad} of {x.shape[1]} channels")
         if self.shift is None:
-            self.shift = total / len(x)
+            self.shift = (total / len(x)).to(torch.float64)  # exact: what is subtracted is what is kept
         self.counts[group] += len(x)
         absolute = x.abs()
         self.absolute_sums[group] += absolute.sum(dim=0)
-        self.max_abs = torch.maximum(self.max_abs, absolute.amax(dim=0))
-        centred = x - self.shift
+        self.max_abs = torch.maximum(self.max_abs, absolute.amax(dim=0).to(self.max_abs))
+        centred = torch.sub(x, self.shift.to(x), out=absolute)
         power = centred.clone()
         for k in range(4):
             self.power_sums[group, k] += power.sum(dim=0)

@@ -3,21 +3,26 @@
 Candidates are tried on the same cases, a few at first. One that is worse than the best so far by more than chance
 explains is dropped; the others go on to further cases. What is dropped early is what an exhaustive search would not
 have chosen, and most of the work of an exhaustive search goes into such candidates.
+
+Chance is what the cases that are still untried leave open: the exhaustive search has so many cases and no more, so a
+mean over n of N of them is off by a standard error of `sd / sqrt(n) * sqrt(1 - n / N)`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-GROWTH = 2
-"""Every round has so many times as many cases behind it as the round before."""
+GROWTH = 1.25
+"""Every round has so many times as many cases behind it as the round before: a dropped candidate has been tried on at
+most a quarter more than dropping it took."""
 
-FEWEST = 8
-"""Cases before anything is dropped: fewer say nothing about their own spread."""
+FEWEST = 4
+"""Cases before anything is dropped. How little so few say about their own spread, Student's t counts in."""
 
 CHANCE = 2e-3
 """How often chance alone may put an equally good candidate so far behind that it is dropped (Student's t)."""
@@ -44,7 +49,7 @@ class Race:
 def race(
     candidates: int,
     cases: int,
-    evaluate: Callable[[int, np.ndarray], np.ndarray],
+    evaluate: Callable[[np.ndarray, np.ndarray], np.ndarray],
     first: int = FEWEST,
     *,
     exhaustive: bool = False,
@@ -54,7 +59,8 @@ def race(
     Args:
         candidates: how many.
         cases: how many there are.
-        evaluate: losses `(n,)` of a candidate on some cases, given by their indices `(n,)`.
+        evaluate: losses `(k, n)` of some candidates `(k,)` on some cases `(n,)`, both given by their indices. A
+            candidate that is left out once does not come again.
         first: cases in the first round; at least `FEWEST`.
         exhaustive: try every candidate on every case.
 
@@ -67,16 +73,15 @@ def race(
     left = np.arange(candidates)
     done, upto = 0, cases if exhaustive else min(cases, max(first, FEWEST))
     while True:
-        for candidate in left:
-            losses[candidate, done:upto] = evaluate(int(candidate), order[done:upto])
+        losses[left, done:upto] = evaluate(left, order[done:upto])
         if not np.isfinite(losses[left, done:upto]).all():
             raise FloatingPointError("a loss is NaN or infinite")
         tried[left] = done = upto
         if done < cases:
-            left = _survivors(losses[:, :done], left)
+            left = _survivors(losses[:, :done], left, cases)
         if done == cases or len(left) == 1:
             break
-        upto = min(cases, done * GROWTH)
+        upto = min(cases, math.ceil(done * GROWTH))
     means = losses.sum(axis=1) / tried
     return Race(int(left[np.argmin(means[left])]), means, tried)
 
@@ -87,14 +92,21 @@ def spread_order(cases: int) -> np.ndarray:
     return np.argsort(np.argsort((np.arange(cases) * golden) % 1.0))
 
 
-def _survivors(losses: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Who goes on; the best alone where the others are surely no better than that by more than the tolerance."""
+def _survivors(losses: np.ndarray, left: np.ndarray, every: int) -> np.ndarray:
+    """Who goes on; the best alone where the others are surely no better than that by more than the tolerance.
+
+    Args:
+        losses: `(candidates, cases tried)`.
+        left: who is in the race.
+        every: how many cases there are in all.
+    """
     cases = losses.shape[1]
     means = losses[left].mean(axis=1)
     best = int(np.argmin(means))
     behind = losses[left] - losses[left[best]]  # (left, cases): paired, as the same cases are hard for all
     distance = means - means[best]
-    chance = stats.t.isf(CHANCE, cases - 1) * behind.std(axis=1, ddof=1) / np.sqrt(cases)
+    error = behind.std(axis=1, ddof=1) * np.sqrt((1 - cases / every) / cases)
+    chance = stats.t.isf(CHANCE, cases - 1) * error
     kept = distance <= chance
     if (chance[kept] - distance[kept] <= TOLERANCE * means[best]).all():
         return left[best : best + 1]  # none can be better than the best so far by more than the tolerance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -10,6 +10,7 @@ from scipy.stats import mannwhitneyu
 
 from awq_core import choices
 from awq_core import importance as channel_importance
+from awq_core.looks import on_common_windows
 from awq_core.measured import Measured
 
 OUTLIER_FAMILIES = ("o", "down")
@@ -168,13 +169,34 @@ def is_outlier_family(values: xr.DataArray) -> xr.DataArray:
     return values["linear_family"].isin(OUTLIER_FAMILIES)
 
 
+def window_values(measured: Measured, strategies: Sequence[str], variable: str = "window_loss") -> list[np.ndarray]:
+    """What several strategies have on each window, `[windows]` each, nats per token: the windows that all have.
+
+    Raises:
+        LookupError: without model-level measurements, or where a strategy was not scored.
+    """
+    return on_common_windows(losses_of(measured), strategies, variable)
+
+
 def window_differences(measured: Measured, strategy: str, variable: str = "window_loss") -> np.ndarray:
     """Each window's value under a strategy, minus full precision's for losses, `[windows]`, nats per token."""
-    losses = losses_of(measured)
-    values = losses[variable].sel(strategy=strategy).values
-    if variable == "window_loss":
-        values = values - losses[variable].sel(strategy="full").values
-    return values
+    if variable != "window_loss":
+        return window_values(measured, [strategy], variable)[0]
+    values, full = window_values(measured, [strategy, "full"])
+    return values - full
+
+
+def mean_loss(measured: Measured, strategy: str) -> float:
+    """Mean window loss of a strategy, nats per token.
+
+    A strategy that was scored on fewer windows than full precision stands beside it as if on all of them: by its mean
+    difference to full precision on its own windows, which the windows' difficulty drops out of.
+    """
+    (full,) = window_values(measured, ["full"])
+    (values,) = window_values(measured, [strategy])
+    if len(values) == len(full):
+        return float(values.mean())
+    return float(full.mean() + window_differences(measured, strategy).mean())
 
 
 def losses_of(measured: Measured) -> xr.Dataset:

@@ -50,3 +50,7 @@ class LayerSource(Protocol):
     def advance(self, block: int) -> None:
         """Called when nothing more is needed of the block."""
         ...
+
+    def skip(self, block: int) -> None:
+        """Called in place of all others where a block's results are known; the next block's tokens come out alike."""
+        ...

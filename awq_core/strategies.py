@@ -91,18 +91,21 @@ class Strategies:
         """Full precision first, RTN at 2 bits, then at each precision RTN, AWQ's kinds and what was calibrated."""
         listed = [Strategy("full", 0, dict), self.round_to_nearest(2)]
         for precision in sorted(bits):
-            each = best_alpha(self.errors, "asym-g128", precision)
-            alphas = dict(zip(self.names, each.values.tolist(), strict=True))
-            constant = constant_alpha(self.errors, "asym-g128", precision)
-            listed += [
-                self.round_to_nearest(precision),
-                # Linears that share an input have exponents of their own here: no one operation absorbs several scales.
-                self._scaled("awq-linear", precision, alphas, A_SCALE_AT_RUN_TIME),
-                self._scaled("awq-constant", precision, dict.fromkeys(self.names, constant), self.unfolded),
-                self._scaled("awq-half", precision, dict.fromkeys(self.names, 0.5), self.unfolded),
-                *self.calibrated(precision, found),
-            ]
+            listed += [*self.uncalibrated(precision), *self.calibrated(precision, found)]
         return listed
+
+    def uncalibrated(self, bits: int) -> list[Strategy]:
+        """RTN, and the kinds of AWQ whose exponents the layer-level instrument chose."""
+        each = best_alpha(self.errors, "asym-g128", bits)
+        alphas = dict(zip(self.names, each.values.tolist(), strict=True))
+        constant = constant_alpha(self.errors, "asym-g128", bits)
+        return [
+            self.round_to_nearest(bits),
+            # Linears that share an input have exponents of their own here: no one operation absorbs several scales.
+            self._scaled("awq-linear", bits, alphas, A_SCALE_AT_RUN_TIME),
+            self._scaled("awq-constant", bits, dict.fromkeys(self.names, constant), self.unfolded),
+            self._scaled("awq-half", bits, dict.fromkeys(self.names, 0.5), self.unfolded),
+        ]
 
     def round_to_nearest(self, bits: int) -> Strategy:
         """Every linear rounded as it is."""

@@ -87,6 +87,11 @@ class BlockStream:
                 fresh.append((group, output))
             self.hidden[split] = fresh
 
+    def skip(self, block: int) -> None:
+        """Run a block over every split and move on, capturing nothing: for one whose results are known."""
+        for split, batches in self.hidden.items():
+            self.hidden[split] = [(group, self.forward(block, hidden)) for group, hidden in batches]
+
     def forward(self, block: int, hidden: Tensor) -> Tensor:
         """Output `(batch, length, width)` of one block for its input of the same shape."""
         arguments, keywords = self.block_arguments[hidden.shape[1]][block]

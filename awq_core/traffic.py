@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,22 +16,32 @@ import xarray as xr
 from torch import Tensor
 
 from awq_core.choices import best_alpha
-from awq_core.measured import ALPHAS, JUDGED_BITS, TRAFFIC_KINDS
+from awq_core.exponent_race import race_exponents
+from awq_core.kept_blocks import NOTHING_KEPT, Arrays, KeptBlocks
+from awq_core.layers import LayerSettings
+from awq_core.linear_errors import alpha_scales
+from awq_core.measured import JUDGED_BITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
-from awq_core.output_error import error_grid, relative_output_error
-from awq_core.scales import linear_scales, scaled_round_to_nearest
+from awq_core.quantizer import QuantizerName
+from awq_core.row_errors import LinearRows
+from awq_core.scales import linear_scales
+from awq_core.second_moment import SecondMoment
 from awq_core.sources import LayerSource, LinearWeights
 
 CHOICES = ("rtn", "usual", "own")
 """No scales; scales and exponents from the usual calibration tokens; from the kind's own calibration passages."""
+
+QUANTIZER: QuantizerName = "asym-g128"
 
 
 def measure_traffic(
     source: LayerSource,
     channels: xr.Dataset,
     errors: xr.Dataset,
-    arithmetic: torch.dtype,
+    settings: LayerSettings,
+    kind_rows: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    kept: KeptBlocks = NOTHING_KEPT,
 ) -> xr.Dataset:
     """Dataset `traffic` (`docs/datasets.md`).
 
@@ -38,127 +49,174 @@ def measure_traffic(
         source: its splits are `heldout`, `random`, and `<kind> calibration` and `<kind> heldout` of every kind.
         channels: the layer-level instrument's first dataset, of the usual calibration.
         errors: its second, which holds the usual exponents.
-        arithmetic: dtype of second moments and errors.
+        settings: of the layer-level instrument: arithmetic, and whether exponents race.
+        kind_rows: share of every linear's output rows whose errors are measured under each kind of text.
         progress: called with `(blocks done, blocks)`.
+        kept: blocks that were measured before, and where to keep those measured now.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
     """
-    measurement = _Traffic(source, channels, errors, arithmetic)
+    measurement = _Traffic(source, channels, errors, settings, kind_rows)
+    found = []
     for block in range(source.blocks):
-        measurement.block(block)
-        source.advance(block)
+        known = kept.read(block)
+        if known is None:
+            known = measurement.block(block)
+            kept.write(block, known)
+            source.advance(block)
+        else:
+            source.skip(block)
+        found.append(known)
         progress(block + 1, source.blocks)
-    return measurement.dataset()
+    return _dataset(found, channels)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What one site is fed on one split."""
+
+    moment: SecondMoment
+    magnitude: Tensor
 
 
 class _Traffic:
-    def __init__(self, source: LayerSource, channels: xr.Dataset, errors: xr.Dataset, arithmetic: torch.dtype) -> None:
+    def __init__(
+        self, source: LayerSource, channels: xr.Dataset, errors: xr.Dataset, settings: LayerSettings, kind_rows: float
+    ) -> None:
         self.source = source
         self.channels = channels
-        self.arithmetic = arithmetic
-        self.alphas = {bits: best_alpha(errors, "asym-g128", bits) for bits in JUDGED_BITS}
-        self.kind_error: dict[str, list[np.ndarray]] = {kind: [] for kind in TRAFFIC_KINDS}
-        self.random_error: list[np.ndarray] = []
-        self.magnitudes: dict[str, list[np.ndarray]] = {kind: [] for kind in TRAFFIC_KINDS}
-        self.names: list[str] = []
+        self.settings = settings
+        self.kind_rows = kind_rows
+        self.alphas = {bits: best_alpha(errors, QUANTIZER, bits) for bits in JUDGED_BITS}
 
-    def block(self, block: int) -> None:
+    def block(self, block: int) -> Arrays:
+        """Its results: names, and by kind magnitudes by site and errors by linear."""
         self.source.begin(block)
         linears = self.source.linears(block)
-        self.names += [entry.name for entry in linears]
+        found: Arrays = {"linears": np.array([entry.name for entry in linears])}
         # Each split's second moments are dropped before the next kind's are gathered.
-        moments, _ = self._gather(block, linears, "heldout")
-        drawn_moments, drawn_magnitudes = self._gather(block, linears, "random")
-        for entry in linears:
-            calibration = drawn_moments[entry.site], drawn_magnitudes[entry.site]
-            self.random_error.append(self._tuned_error(entry, *calibration, moments[entry.site]))
-        for kind in TRAFFIC_KINDS:
-            own_moments, own_magnitudes = self._gather(block, linears, f"{kind} calibration")
-            moments, magnitudes = self._gather(block, linears, f"{kind} heldout")
-            self.magnitudes[kind] += [magnitude.double().cpu().numpy() for magnitude in magnitudes.values()]
-            for entry in linears:
-                heldout = moments[entry.site]
-                own = self._tuned_error(entry, own_moments[entry.site], own_magnitudes[entry.site], heldout)
-                plain, usual = self._usual_errors(entry, heldout)
-                self.kind_error[kind].append(np.stack([plain, usual, own], axis=-1))
-
-    def dataset(self) -> xr.Dataset:
-        widest = self.channels.sizes["channel"]
-        padded = [
-            [np.pad(row, (0, widest - len(row)), constant_values=np.nan) for row in self.magnitudes[kind]]
-            for kind in TRAFFIC_KINDS
-        ]
-        kept = ["linear_block", "linear_family", "linear_site", "site_block", "site_role", "site_width"]
-        return xr.Dataset(
-            {
-                "kind_error": (
-                    ("kind", "linear", "judged_bits", "calibrated_on"),
-                    np.stack([np.stack(self.kind_error[kind]) for kind in TRAFFIC_KINDS]),
-                ),
-                "kind_magnitude": (("kind", "site", "channel"), np.array(padded)),
-                "random_error": (("linear", "judged_bits"), np.stack(self.random_error)),
-            },
-            {
-                "kind": list(TRAFFIC_KINDS),
-                "linear": self.names,
-                "judged_bits": list(JUDGED_BITS),
-                "calibrated_on": list(CHOICES),
-                "site": self.channels["site"].values,
-                **{name: self.channels[name].variable for name in kept},
-            },
+        heldout = self._gather(block, linears, "heldout")
+        drawn = self._gather(block, linears, "random")
+        found["random_error"] = np.stack(
+            [
+                self._tuned_error(
+                    entry.name,
+                    self._rows(entry, self.settings.row_share),
+                    drawn[entry.site],
+                    heldout[entry.site],
+                )
+                for entry in linears
+            ]
         )
+        for kind in TRAFFIC_KINDS:
+            own = self._gather(block, linears, f"{kind} calibration")
+            heldout = self._gather(block, linears, f"{kind} heldout")
+            for index, inputs in enumerate(heldout.values()):
+                found[f"{kind} magnitude {index}"] = inputs.magnitude.double().cpu().numpy()
+            errors = []
+            for entry in linears:
+                rows = self._rows(entry, self.kind_rows)
+                tuned = self._tuned_error(entry.name, rows, own[entry.site], heldout[entry.site])
+                plain, usual = self._usual_errors(entry.name, rows, heldout[entry.site])
+                errors.append(np.stack([plain, usual, tuned], axis=-1))
+            found[f"{kind} error"] = np.stack(errors)  # (linears, judged bits, choices)
+        return found
 
-    def _gather(
-        self, block: int, linears: Sequence[LinearWeights], split: str
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Second moments `(in, in)` and magnitudes `(in,)` of every site, on one split."""
+    def _rows(self, entry: LinearWeights, share: float) -> LinearRows:
+        return LinearRows(entry.weight, self.settings.arithmetic, share)
+
+    def _gather(self, block: int, linears: Sequence[LinearWeights], split: str) -> dict[str, _Inputs]:
+        """Second moment and magnitudes of every site, on one split."""
         widths = {entry.site: entry.weight.shape[1] for entry in linears}
         device = linears[0].weight.device
-        moments = {site: torch.zeros(w, w, dtype=self.arithmetic, device=device) for site, w in widths.items()}
+        arithmetic = self.settings.arithmetic
+        moments = {site: SecondMoment(width, arithmetic, device) for site, width in widths.items()}
         summed = {site: torch.zeros(w, dtype=torch.float64, device=device) for site, w in widths.items()}
         tokens = dict.fromkeys(widths, 0)
         for _, inputs in self.source.passes(block, split):
             for site in widths:
-                x = inputs[site].to(self.arithmetic)  # (T, in)
-                moments[site].addmm_(x.T, x)
-                summed[site] += x.abs().sum(dim=0, dtype=torch.float64)
+                x = inputs[site]  # (T, in)
+                moments[site].update(x)
+                summed[site] += x.to(arithmetic).abs().sum(dim=0, dtype=torch.float64)
                 tokens[site] += len(x)
         for site, total in summed.items():
             if not torch.isfinite(total).all():
                 raise MeasurementError(f"block {block}, {site}: NaN or infinite activations on {split} tokens")
-        return moments, {site: total / max(tokens[site], 1) for site, total in summed.items()}
+        return {site: _Inputs(moments[site], summed[site] / max(tokens[site], 1)) for site in widths}
 
-    def _tuned_error(self, entry: LinearWeights, calibration: Tensor, magnitude: Tensor, heldout: Tensor) -> np.ndarray:
+    def _tuned_error(self, name: str, rows: LinearRows, calibration: _Inputs, heldout: _Inputs) -> np.ndarray:
         """`[judged bits]`, held-out error with scales and exponent from given calibration tokens."""
-        weight = entry.weight.to(self.arithmetic)
-        alphas = torch.tensor(ALPHAS, dtype=weight.dtype, device=weight.device)
-        scales = linear_scales(magnitude.to(weight), alphas)  # (alphas, in)
-        tried = error_grid(weight, scales, ("asym-g128",), JUDGED_BITS, [calibration])[0, :, :, 0]  # (bits, alphas)
-        return np.array(
-            [
-                self._error(entry.name, weight, scales[int(row.argmin())], bits, heldout)
-                for row, bits in zip(tried, JUDGED_BITS, strict=True)
-            ]
-        )
+        scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
+        found = []
+        for bits in JUDGED_BITS:
+            if self.settings.raced:
+                powers = (rows.power(calibration.moment), rows.power(heldout.moment))
+                moments = (calibration.moment, heldout.moment)
+                raced = race_exponents(rows, scales, QUANTIZER, bits, moments, powers, ()).errors
+                found.append(raced[raced[:, 0].argmin(), 1])
+            else:
+                tried = rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0]
+                best = scales[int(tried.argmin())].unsqueeze(0)
+                found.append(self._errors(rows, best, bits, heldout)[0])
+        return _checked(np.array(found), name)
 
-    def _usual_errors(self, entry: LinearWeights, heldout: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _usual_errors(self, name: str, rows: LinearRows, heldout: _Inputs) -> tuple[np.ndarray, np.ndarray]:
         """`[judged bits]` each: without scales, and with those of the usual calibration."""
-        weight = entry.weight.to(self.arithmetic)
-        site = self.channels["linear_site"].sel(linear=entry.name).item()
+        weight = rows.weight
+        site = self.channels["linear_site"].sel(linear=name).item()
         usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: weight.shape[1]]
         magnitude = torch.as_tensor(usual, dtype=weight.dtype, device=weight.device)
-        plain, scaled = [], []
+        found = []
         for bits in JUDGED_BITS:
-            alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=entry.name))], dtype=weight.dtype)
-            ones, scales = linear_scales(magnitude, alphas.to(weight.device))
-            plain.append(self._error(entry.name, weight, ones, bits, heldout))
-            scaled.append(self._error(entry.name, weight, scales, bits, heldout))
-        return np.array(plain), np.array(scaled)
+            alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=name))], dtype=weight.dtype)
+            found.append(self._errors(rows, linear_scales(magnitude, alphas.to(weight.device)), bits, heldout))
+        plain, scaled = _checked(np.array(found), name).T
+        return plain, scaled
 
-    def _error(self, name: str, weight: Tensor, scales: Tensor, bits: int, moment: Tensor) -> float:
-        quantized = scaled_round_to_nearest(weight, scales, "asym-g128", bits)
-        error = float(relative_output_error(weight, quantized, moment))
-        if not math.isfinite(error):
-            raise MeasurementError(f"{name}: an output error under other traffic is NaN or infinite")
-        return error
+    def _errors(self, rows: LinearRows, scales: Tensor, bits: int, inputs: _Inputs) -> np.ndarray:
+        """`(candidates,)`, squared relative output errors."""
+        return rows.total_errors(scales, QUANTIZER, bits, [inputs.moment])[0] / rows.power(inputs.moment)
+
+
+def _checked(errors: np.ndarray, name: str) -> np.ndarray:
+    if not all(map(math.isfinite, errors.flat)):
+        raise MeasurementError(f"{name}: an output error under other traffic is NaN or infinite")
+    return errors
+
+
+def _dataset(found: list[Arrays], channels: xr.Dataset) -> xr.Dataset:
+    widest = channels.sizes["channel"]
+
+    def magnitudes(kind: str) -> list[np.ndarray]:
+        rows = []
+        for arrays in found:
+            mine = [name for name in arrays if name.startswith(f"{kind} magnitude ")]
+            rows += [arrays[f"{kind} magnitude {index}"] for index in range(len(mine))]
+        return [np.pad(row, (0, widest - len(row)), constant_values=np.nan) for row in rows]
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([arrays[name] for arrays in found])
+
+    kept = ["linear_block", "linear_family", "linear_site", "site_block", "site_role", "site_width"]
+    return xr.Dataset(
+        {
+            "kind_error": (
+                ("kind", "linear", "judged_bits", "calibrated_on"),
+                np.stack([joined(f"{kind} error") for kind in TRAFFIC_KINDS]),
+            ),
+            "kind_magnitude": (
+                ("kind", "site", "channel"),
+                np.array([magnitudes(kind) for kind in TRAFFIC_KINDS]),
+            ),
+            "random_error": (("linear", "judged_bits"), joined("random_error")),
+        },
+        {
+            "kind": list(TRAFFIC_KINDS),
+            "linear": joined("linears").tolist(),
+            "judged_bits": list(JUDGED_BITS),
+            "calibrated_on": list(CHOICES),
+            "site": channels["site"].values,
+            **{name: channels[name].variable for name in kept},
+        },
+    )

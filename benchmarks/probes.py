@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from benchmarks.clock import Clock
 
@@ -25,36 +28,47 @@ class Probes:
         seconds: by part, without those of probed functions called inside.
         calls: by part.
         missing: places that are not in the suite any more; what they stood for counts for whatever called it.
+        products: by part, operations of the matrix products that were counted in it, by dtype.
     """
 
     clock: Clock
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
+    products: defaultdict[str, Counter[torch.dtype]] = field(default_factory=lambda: defaultdict(Counter))
     _inner: list[float] = field(default_factory=list)
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count what is done inside for a part."""
         self._inner.append(0.0)
+        self._open.append(name)
         began = self.clock.now()
         try:
             yield
         finally:
             spent = self.clock.now() - began
+            self._open.pop()
             self.seconds[name] += spent - self._inner.pop()
             self.calls[name] += 1
             if self._inner:
                 self._inner[-1] += spent
 
     @contextmanager
-    def installed(self, places: Mapping[str, str], managers: Mapping[str, Callable[..., str]]) -> Iterator[None]:
+    def installed(
+        self,
+        places: Mapping[str, str],
+        managers: Mapping[str, Callable[..., str]],
+        counted: Iterable[str] = (),
+    ) -> Iterator[None]:
         """Probe functions for a while; they are as before afterwards.
 
         Args:
             places: by `module:name` or `module:class.name`, the part for which the function's seconds count.
             managers: the same for functions that give a context manager; what happens inside it counts for the part
                 that is made of their arguments.
+            counted: functions `(m, k), (n, k) -> (m, n)` whose operations are counted for the part they are called in.
         """
         originals: list[tuple[Any, str, Any]] = []
 
@@ -72,6 +86,8 @@ class Probes:
                 exchange(place, partial(self._function, name))
             for place, naming in managers.items():
                 exchange(place, partial(self._manager, naming))
+            for place in counted:
+                exchange(place, self._counted)
             yield
         finally:
             for owner, attribute, function in reversed(originals):
@@ -84,6 +100,14 @@ class Probes:
                 return function(*args, **kwargs)
 
         return timed
+
+    def _counted(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        @wraps(function)
+        def counted(left: Tensor, right: Tensor) -> Tensor:
+            self.products[self._open[-1]][left.dtype] += 2 * left.shape[0] * left.shape[1] * right.shape[0]
+            return function(left, right)
+
+        return counted
 
     def _manager(self, naming: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
         @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from awq_core.products import product_with_rows
 from benchmarks.clock import Clock
 from benchmarks.model_shape import ModelShape
 
@@ -42,8 +43,7 @@ def _rate(shape: ModelShape, dtype: torch.dtype, device: torch.device, clock: Cl
         rows = max(1, min(out, int(most / (2 * width * width))))
         left = torch.full((rows, width), 0.5, dtype=dtype, device=device)
         right = torch.full((width, width), 0.5, dtype=dtype, device=device)
-        result = torch.empty(rows, width, dtype=dtype, device=device)
-        median = _median(lambda a=left, b=right, c=result: torch.mm(a, b, out=c), clock)  # type: ignore[misc]
+        median = _median(lambda a=left, b=right: product_with_rows(a, b), clock)  # type: ignore[misc]
         operations += whole
         seconds += median * out / rows
     return operations / seconds

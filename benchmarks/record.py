@@ -83,6 +83,7 @@ def _row(stage: Stage, rates: Rates, copies: Sequence[float], times: float) -> d
         "stage": stage.name,
         "seconds": stage.seconds,
         "operations": None if work is None else work.operations,
+        "definition": stage.definition,
         "bytes": None if work is None else work.traffic,
         "operations_per_second": None if work is None else work.operations / stage.seconds,
         "share": share(work, stage.seconds, rates),

@@ -35,16 +35,20 @@ RUNS = ("layers", "traffic", "calibrating", "losses")
 FORWARD_PLACE = "awq_core.streaming:BlockStream.forward"
 PLACES: dict[str, dict[str, str]] = {
     "layers": {
-        "awq_core.layers:_first_pass": "gathering moments",
-        "awq_core.layers:error_grid": "layer grid",
-        "awq_core.layers:measure_mechanism": "mechanism",
-        "awq_core.layers:_second_pass": "replay by group",
+        "awq_core.layers:BlockSites": "gathering moments",
+        "awq_core.layers:exhaustive_errors": "layer grid",
+        "awq_core.layers:raced_errors": "layer grid",
+        "awq_core.linear_errors:measure_mechanism": "mechanism",
+        "awq_core.layers:summed_by_group": "replay by group",
     },
     "traffic": {"awq_core.traffic:_Traffic._gather": "gathering moments"},
     "calibrating": {"awq_core.calibrated:BlockInputs": "gathering moments"},
     "losses": {"awq_core.losses:_final_hidden": FORWARD, "awq_core.losses:_score": HEAD},
 }
 """Where the parts of a run are in the suite."""
+
+COUNTED = ("awq_core.second_moment:product_with_rows", "awq_core.group_replay:product_with_rows")
+"""Products that are counted as they are made: their number depends on what exponents are ruled out early."""
 
 REMAINDER = {"layers": "rest", "traffic": "errors", "calibrating": "rest", "losses": "quantized weights"}
 """What is left of a run when its parts are taken out."""
@@ -70,7 +74,9 @@ class Stage:
         run: which of `RUNS`.
         name: what was done.
         seconds: by the clock.
-        work: by formula; None for what a run does beside its parts.
+        work: what was done: products as counted where they are, else by formula; None for what a run does beside its
+            parts.
+        definition: operations by formula: what trying everything would take.
         peak: bytes of memory at most in use up to the end of its run.
     """
 
@@ -78,6 +84,7 @@ class Stage:
     name: str
     seconds: float
     work: Work | None
+    definition: int | None
     peak: dict[str, int]
 
 
@@ -137,27 +144,34 @@ class StageRuns:
         probes = Probes(self.clock)
         places = {**PLACES[run], FORWARD_PLACE: FORWARD}
         managers = {"awq_core.calibrated:Calibrated.timed": lambda _, method, device: METHODS[method]}
-        with probes.installed(places, managers), probes.part(REMAINDER[run]):
+        with probes.installed(places, managers, COUNTED), probes.part(REMAINDER[run]):
             result = action()
         self.missing += probes.missing
         work, peak = self._work(run), peak_memory(self.clock.device)
-        names = [*work, *(name for name in probes.seconds if name not in work)]
-        return result, [Stage(run, n, probes.seconds[n], work.get(n), peak) for n in names if n in probes.seconds]
+        stages = []
+        for name in [*work, *(name for name in probes.seconds if name not in work)]:
+            if name in probes.seconds:
+                formula = work.get(name)
+                definition = None if formula is None else formula.operations
+                if formula is not None and self.measurement.layer_settings.raced and name in probes.products:
+                    formula = Work(probes.products[name], formula.traffic)
+                stages.append(Stage(run, name, probes.seconds[name], formula, definition, peak))
+        return result, stages
 
     def _work(self, run: str) -> dict[str, Work]:
         """The work of each part, in the order in which parts are shown."""
-        shape, calibration, heldout = self.shape, self.tokens.calibration, self.tokens.heldout
+        shape, heldout = self.shape, self.tokens.heldout
         if run == "layers":
-            once = _forward(shape, calibration) + _forward(shape, heldout)
+            splits = list(self._layer_tokens().values())
             return {
-                FORWARD: once.times(2),
-                "gathering moments": operations.gathering(shape, calibration.size + heldout.size),
+                FORWARD: operations.total(_forward(shape, split) for split in splits),
+                "gathering moments": operations.gathering(shape, sum(split.size for split in splits)),
                 "layer grid": operations.layer_grid(shape, len(self.measurement.layer_settings.bits)),
                 "mechanism": operations.mechanism(shape),
-                "replay by group": operations.group_replay(shape, heldout.size),
+                "replay by group": operations.group_replay(shape, splits[-1].size),
             }
         if run == "traffic":
-            splits = [heldout, *self.measurement.traffic.splits().values()]
+            splits = list(self._traffic_tokens().values())
             return {
                 FORWARD: operations.total(_forward(shape, split) for split in splits),
                 "gathering moments": operations.gathering(shape, sum(split.size for split in splits)),
@@ -195,15 +209,22 @@ class StageRuns:
             METHODS[GPTQ_ORDER]: operations.gptq(shape, judged),
         }
 
+    def _layer_tokens(self) -> dict[str, Any]:
+        return self.measurement.plan.tokens(self.tokens.calibration, self.tokens.heldout)
+
+    def _traffic_tokens(self) -> dict[str, Any]:
+        kinds = self.measurement.traffic.splits()
+        return self.measurement.plan.traffic(self.tokens.heldout, kinds, of_twin=False)
+
     def _layers(self) -> tuple[Any, Any]:
         settings = self.measurement.layer_settings
-        tokens = {"calibration": self.tokens.calibration, "heldout": self.tokens.heldout}
-        return measure_layers(BlockStream(self.model, self.architecture, tokens, settings.groups), settings)
+        stream = BlockStream(self.model, self.architecture, self._layer_tokens(), settings.groups)
+        return measure_layers(stream, settings)
 
     def _traffic(self, channels: Any, errors: Any) -> None:
-        tokens = {"heldout": self.tokens.heldout, **self.measurement.traffic.splits()}
-        stream = BlockStream(self.model, self.architecture, tokens, groups=1)
-        measure_traffic(stream, channels, errors, self.arithmetic)
+        stream = BlockStream(self.model, self.architecture, self._traffic_tokens(), groups=1)
+        plan = self.measurement.plan
+        measure_traffic(stream, channels, errors, plan.model, plan.traffic_rows)
 
     def _calibrate(self) -> dict[str, Calibrated]:
         return calibrate_model(self.model, self.architecture, self._model_tokens(), self.arithmetic)

@@ -44,7 +44,7 @@ def stages_table(record: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("run")
     table.add_column("stage")
-    for column in ("seconds", "10^9 op", "10^9 op/s", "share", "traffic", "memory", "in whole"):
+    for column in ("seconds", "10^9 op", "of", "10^9 op/s", "share", "traffic", "memory", "in whole"):
         table.add_column(column, justify="right")
     whole = record["whole"]["estimated_seconds"]
     for row in record["stages"]:
@@ -53,7 +53,10 @@ def stages_table(record: dict[str, Any]) -> Table:
             row["run"],
             row["stage"],
             f"{row['seconds']:.2f}",
-            *("" if row[key] is None else f"{row[key] / 1e9:.1f}" for key in ("operations", "operations_per_second")),
+            *(
+                "" if row[key] is None else f"{row[key] / 1e9:.1f}"
+                for key in ("operations", "definition", "operations_per_second")
+            ),
             *("" if row[key] is None else f"{100 * row[key]:.1f}%" for key in ("share", "traffic_share")),
             bytes_in_words(memory),
             f"{100 * row['seconds'] * row['times_in_whole'] / whole:.0f}%",

@@ -12,6 +12,7 @@ import pytest
 
 from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate
+from fixtures.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Claim:
             of sizes of one family.
         bits: the precisions it is judged at, one verdict each; empty where precision plays no part.
         estimate: `(measured, setting)` to an estimate, or to several by part; `(smaller, larger)` for a pair.
+        reads: the stages of measuring that it cannot do without.
     """
 
     id: str
@@ -92,6 +94,12 @@ class Claim:
     level: Literal["layer", "model", "pair"]
     bits: tuple[int, ...]
     estimate: Callable[[Any, Setting], Result]
+    reads: tuple[Stage, ...]
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """What has to be measured for it: what it reads, and the untrained twins where they stand beside it."""
+        return frozenset(self.reads) | (frozenset() if self.level == "model" else {"twins"})
 
     @property
     def group(self) -> str:
@@ -102,6 +110,9 @@ class Claim:
         """`payoff.layers@4`, `payoff.layers@3`; or the id alone."""
         return [f"{self.id}@{bits}" for bits in self.bits] or [self.id]
 
+
+READS: dict[str, tuple[Stage, ...]] = {"layer": ("layers",), "pair": ("layers",), "model": ("layers", "losses")}
+"""What a claim reads by its level, where it says nothing else."""
 
 REGISTRY: dict[str, Claim] = {}
 """Every claim by id, in the order in which its file states it."""
@@ -119,6 +130,7 @@ def claim(
     kind: Literal["structural", "mechanical"] = "structural",
     level: Literal["layer", "model", "pair"] = "layer",
     bits: tuple[int, ...] = (),
+    reads: tuple[Stage, ...] | None = None,
 ) -> Callable[[Callable[[Any, Setting], Result]], Callable[..., None]]:
     """Turn an estimate function into a registered claim and its test.
 
@@ -135,6 +147,7 @@ def claim(
         kind: see `Claim`.
         level: see `Claim`.
         bits: see `Claim`.
+        reads: see `Claim`; by default the model's layers, and losses for a claim about the model.
 
     Raises:
         ValueError: for an id that is taken by another function.
@@ -145,7 +158,8 @@ def claim(
         known = REGISTRY.get(identifier)
         if known is not None and inspect.getsourcefile(known.estimate) != inspect.getsourcefile(function):
             raise ValueError(f"two claims are called {identifier!r}")
-        entry = Claim(identifier, words, source, threshold, unit, version, kind, level, bits, function)
+        stages = READS[level] if reads is None else reads
+        entry = Claim(identifier, words, source, threshold, unit, version, kind, level, bits, function, stages)
         REGISTRY[identifier] = entry
 
         def test(measured: Any, setting: Setting, judge: Any) -> None:

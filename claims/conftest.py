@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from awq_core.evidence import Evidence, Verdict
 from awq_core.measured import Measured
+from claims.catalogue import whole_catalogue
 from claims.claim import Claim, Setting
 from claims.deviations_file import DeviationsError, read_deviations
 from claims.judging import judge as judge_claim
+from claims.judging import not_measured
 from claims.outcome import ChangedVerdictWarning, failure_message
 from claims.pairs import Pair
 from claims.published import PublishedError, published_for, read_published
-from fixtures.plugin import SESSION
+from claims.undecided import claims_about_models, still_wanted
+from fixtures.plugin import NO_PAIR, SESSION
+from fixtures.stages import Stage
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,13 +36,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Read what is registered before anything is measured: an entry that matches no claim is an error."""
+    """Read what is registered before anything is measured: an entry that matches no claim is an error.
+
+    And say what the selected claims want, for models whose losses are scored look by look.
+    """
     try:
         read_published()
         for name in session.config.stash[SESSION].names:
             read_deviations(name)
     except (DeviationsError, PublishedError) as problem:
         raise pytest.UsageError(str(problem)) from None
+    selected = [item for item in session.items if item.get_closest_marker("claim") and NO_PAIR not in item.name]
+    asked = claims_about_models(
+        (item.get_closest_marker("claim").args[0], item.callspec.params["setting"])  # type: ignore[attr-defined, union-attr]
+        for item in selected
+    )
+    session.config.stash[SESSION].wanted = partial(still_wanted, asked)
 
 
 @pytest.hookimpl
@@ -46,6 +62,17 @@ def pytest_claims_header(config: pytest.Config, name: str, provenance: dict[str,
     if not unmet:
         return []
     return [f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail"]
+
+
+@pytest.hookimpl
+def pytest_claims_stages(nodeid: str) -> frozenset[Stage] | None:
+    """What the claim behind a node id reads, for a process that has collected none."""
+    path, _, test = nodeid.partition("::")
+    wanted = Path(path).name, test.split("[")[0]
+    for claim in whole_catalogue().values():
+        if (Path(inspect.getfile(claim.estimate)).name, claim.estimate.__name__) == wanted:
+            return claim.stages
+    return None
 
 
 @pytest.hookimpl
@@ -67,7 +94,9 @@ def judge(
         # A claim about two sizes is registered with the larger one.
         owner = subject if isinstance(subject, Measured) else subject[-1]
         alone = claim.level == "pair" and len(evidence.models) < 2
-        if evidence.verdict is not Verdict.REPORTED and not alone:
+        models = [subject] if isinstance(subject, Measured) else list(subject)
+        left_out = bool(not_measured(claim, [measured.for_claim(claim.id) for measured in models]))
+        if evidence.verdict is not Verdict.REPORTED and not alone and not left_out:
             evidence.registered = read_deviations(owner.name).registration(evidence, owner.provenance)
         record_property("claim", evidence.as_dict())
         _conclude(evidence, strict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,13 @@ import numpy as np
 from awq_core.evidence import Evidence, Threshold, Verdict
 from awq_core.intervals import Estimate, InsufficientDataError
 from awq_core.judgement import data_needed, margin, verdict_of, verdict_of_parts, worst_parts
+from awq_core.looks import at_look, count_of
 from awq_core.measured import Measured
 from awq_core.readings import reduction
 from claims.claim import Claim, NotApplicableError, Reported, Setting
 from claims.pairs import Pair
+from claims.readers import UndecidedError
+from fixtures.stages import Stage, in_words
 
 DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
 """AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
@@ -21,7 +25,9 @@ DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
 def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: bool = True) -> Evidence:
     """Judge one claim on one model, or on two sizes of a family.
 
-    A planted control answers with the scenario that the claim names.
+    A planted control answers with the scenario that the claim names. Where the model's windows are scored in several
+    looks, the claim is judged at one look after another until one decides it: its verdict rests on the windows of that
+    look, whatever else was scored, so that it does not hang on which other claims are judged in the run.
 
     Args:
         claim: the claim.
@@ -31,10 +37,32 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
 
     Raises:
         ValueError: if an estimate is NaN: an error, never a verdict.
+        NotScoredError: where the claim needs windows, or strategies, that have not been scored.
     """
     setting = setting.for_claim(claim.id)
     models = [subject] if isinstance(subject, Measured) else list(subject)
     models = [measured.for_claim(claim.id) for measured in models]
+    losses = models[0].losses if claim.level == "model" else None
+    looks = count_of(losses)
+    if losses is None or looks == 1:
+        return _judge_once(claim, subject, models, setting, beside)
+    for look in range(looks):
+        at = replace(models[0], losses=at_look(losses, look))
+        try:
+            evidence = _judge_once(claim, at, [at], setting, beside)
+        except UndecidedError:
+            continue
+        if evidence.verdict is not Verdict.INCONCLUSIVE or look == looks - 1:
+            break
+    if evidence.interval is not None and evidence.interval.looks > 1:
+        evidence.details["look"] = f"{look + 1} of {looks}, {evidence.interval.n} windows"
+    return evidence
+
+
+def _judge_once(
+    claim: Claim, subject: Measured | Pair, models: list[Measured], setting: Setting, beside: bool
+) -> Evidence:
+    """The same on the measurements as they stand."""
     asked = models[0] if isinstance(subject, Measured) else tuple(models)
     evidence = Evidence(
         id=claim.id,
@@ -52,6 +80,9 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
     try:
         if claim.level == "pair" and len(models) < 2:
             raise NotApplicableError("replication needs two sizes of a family; give --model twice")
+        if missing := not_measured(claim, models):
+            verb = "was" if missing == ["traffic"] else "were"
+            raise NotApplicableError(f"{in_words(missing)} {verb} not measured (--stages)")
         result = claim.estimate(asked, setting)
     except InsufficientDataError as lack:
         evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)
@@ -75,6 +106,15 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
         evidence.contrary = worst_parts(by_name, Threshold(lower=1.0))
         evidence.details["the linears named"] = "those that AWQ helps least"
     return evidence
+
+
+def not_measured(claim: Claim, models: Sequence[Measured]) -> list[Stage]:
+    """Stages that the claim reads and a run left out on some of the models."""
+    left_out: dict[Stage, bool] = {
+        "traffic": any(measured.traffic is None for measured in models),
+        "losses": any(measured.losses is None for measured in models),
+    }
+    return [stage for stage in claim.reads if left_out.get(stage)]
 
 
 def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from awq_core.evidence import Threshold
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judgement import verdict_of
+from awq_core.looks import NotScoredError, count_of
 from awq_core.measured import Measured
-from awq_core.readings import window_differences
+from awq_core.readings import window_values
 from claims.claim import NotApplicableError, Setting
 
 BLOCK = "gap of block AWQ (folded, without clipping)"
@@ -19,8 +21,12 @@ CLIPPED = "gap of block AWQ (folded, with clipping)"
 
 
 def gaps(measured: Measured, setting: Setting, *methods: str) -> list[np.ndarray]:
-    """Each method's window losses minus full precision's, at the setting's precision, `[windows]` each."""
-    return [window_differences(measured, f"{method}-{setting.bits}") for method in methods]
+    """Each method's window losses minus full precision's, at the setting's precision, `[windows]` each.
+
+    All on the same windows: those that every one of the strategies was scored on.
+    """
+    full, *losses = window_values(measured, ["full", *(f"{method}-{setting.bits}" for method in methods)])
+    return [values - full for values in losses]
 
 
 def has(measured: Measured, strategy: str) -> bool:
@@ -28,16 +34,15 @@ def has(measured: Measured, strategy: str) -> bool:
     return measured.losses is not None and strategy in measured.losses["strategy"].values
 
 
-def window_losses(measured: Measured, strategy: str) -> np.ndarray:
-    """`[windows]`, nats per token.
+def window_losses(measured: Measured, *strategies: str) -> list[np.ndarray]:
+    """`[windows]` for each strategy, nats per token, on the windows that all of them were scored on.
 
     Raises:
         NotApplicableError: without model-level measurements.
     """
     if measured.losses is None:
         raise NotApplicableError("no losses were measured")
-    losses: np.ndarray = measured.losses["window_loss"].sel(strategy=strategy).values
-    return losses
+    return window_values(measured, strategies)
 
 
 def perplexity(losses: np.ndarray) -> float:
@@ -53,7 +58,7 @@ def perplexity_estimate(measured: Measured, weights: dict[str, float], setting: 
         weights: by strategy.
         setting: for the seed.
     """
-    losses = {name: window_losses(measured, name) for name in weights}
+    losses = dict(zip(weights, window_losses(measured, *weights), strict=True))
 
     def statistic(index: np.ndarray) -> np.ndarray:
         total = np.zeros(index.shape[:-1])
@@ -62,7 +67,63 @@ def perplexity_estimate(measured: Measured, weights: dict[str, float], setting: 
         return total
 
     windows = len(next(iter(losses.values())))
-    return cluster_estimate(statistic, windows, resampled="windows", seed=setting.seed)
+    return over_windows(measured, statistic, windows, setting)
+
+
+def over_windows(
+    measured: Measured,
+    statistic: Statistic,
+    windows: int,
+    setting: Setting,
+    further_variance: float = 0.0,
+    further_degrees: float = math.inf,
+) -> Estimate:
+    """A statistic with windows resampled, at the level of one look of those that are registered for the model.
+
+    Args:
+        measured: the model.
+        statistic: of window indices, as `cluster_estimate` takes it.
+        windows: how many there are.
+        setting: for the seed.
+        further_variance: see `cluster_estimate`.
+        further_degrees: see `cluster_estimate`.
+    """
+    return cluster_estimate(
+        statistic,
+        windows,
+        resampled="windows",
+        seed=setting.seed,
+        further_variance=further_variance,
+        further_degrees=further_degrees,
+        looks=count_of(measured.losses),
+    )
+
+
+def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Setting) -> Estimate:
+    """Mean of paired window differences, with windows resampled."""
+    return over_windows(measured, lambda index: differences[index].mean(axis=-1), len(differences), setting)
+
+
+def calibration_costs(measured: Measured, *methods: str) -> tuple[str, dict[str, dict[str, float]]]:
+    """Seconds and operations of calibrating with each method, and the bits that are counted, in words.
+
+    Raises:
+        NotApplicableError: without model-level measurements.
+        NotScoredError: where no strategy has asked for one of them yet: at 4 bits it is.
+    """
+    if measured.losses is None or "cost_by_bits" not in measured.losses.attrs:
+        return "3 and 4 bits", attribute(measured, "cost")
+    by_bits = attribute(measured, "cost_by_bits")
+    if missing := [f"{method}-4" for method in methods if not by_bits.get(method)]:
+        raise NotScoredError(missing, 0)
+    if common := set.intersection(*(set(by_bits[method]) for method in methods)):
+        counted = max(common, key=len)
+        return f"{counted.replace(',', ' and ')} bits", {method: by_bits[method][counted] for method in methods}
+    each = {method: max(by_bits[method].items(), key=lambda entry: len(entry[0])) for method in methods}
+    return "one precision, on average", {
+        method: {unit: amount / len(counted.split(",")) for unit, amount in cost.items()}
+        for method, (counted, cost) in each.items()
+    }
 
 
 def attribute(measured: Measured, name: str) -> dict[str, Any]:

@@ -15,8 +15,9 @@ def failure_message(evidence: Evidence) -> str:
     if evidence.estimate is not None and evidence.interval is not None:
         interval = evidence.interval
         lines.append(
-            f"  estimate {evidence.estimate:.4g} {evidence.unit}, 95% interval [{interval.lower:.4g}, "
-            f"{interval.upper:.4g}] over {interval.n} {interval.resampled}; the claim needs {evidence.threshold}"
+            f"  estimate {evidence.estimate:.4g} {evidence.unit}, {interval.in_words} "
+            f"[{interval.lower:.4g}, {interval.upper:.4g}] over {interval.n} {interval.resampled}; "
+            f"the claim needs {evidence.threshold}"
         )
     if evidence.twin_estimate is not None:
         lines.append(f"  untrained twin: {evidence.twin_estimate:.4g}")

@@ -19,7 +19,7 @@ from awq_core.measured import BITS, Measured
 from awq_core.mechanism import FACTORS
 from awq_core.strategies import RANDOM_CHOICES
 from claims.claim import NotApplicableError
-from claims.model_losses import has, perplexity, window_losses
+from claims.model_losses import has
 
 SPLIT = "calibration"
 DIAGNOSTIC = ("sym-channel", 3)
@@ -97,7 +97,7 @@ def _median_error(bits: int, measured: Measured) -> Found:
 def _perplexity(strategy: str, measured: Measured) -> Found:
     if not has(measured, strategy):
         raise NotApplicableError(f"the loss of {strategy} was not measured")
-    return Found(perplexity(window_losses(measured, strategy)))
+    return Found(float(np.exp(readings.mean_loss(measured, strategy))))
 
 
 def _perplexity_at_random(measured: Measured) -> Found:

@@ -10,17 +10,23 @@ import xarray as xr
 from awq_core.by_block import estimate_by_block, with_parts
 from awq_core.evidence import Interval, Threshold, Verdict
 from awq_core.importance import SMALLEST_WIDTH
-from awq_core.intervals import Estimate, InsufficientDataError, cluster_estimate
+from awq_core.intervals import Estimate, InsufficientDataError
 from awq_core.judgement import verdict_of
+from awq_core.looks import is_last
 from awq_core.measured import Measured
 from awq_core.readings import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
 from claims.claim import NotApplicableError, Setting
+from claims.model_losses import mean_over_windows
 
 WORTH_RECOVERING = 0.01
 """nats: with less damage than this, a claim about recovering damage has nothing to judge (design: the dagger)."""
 
 LAYERS_THRESHOLD = Threshold(lower=1.02)
 """Of `payoff.layers`, on which other claims wait."""
+
+
+class UndecidedError(Exception):
+    """This look cannot tell whether a claim can be judged: the next one may."""
 
 
 def wide_enough(values: xr.DataArray) -> xr.DataArray:
@@ -58,20 +64,19 @@ def named(estimate: Estimate, parts: xr.DataArray | None, details: dict[str, flo
     return replace(estimate, details={**estimate.details, **details})
 
 
-def mean_over_windows(differences: np.ndarray, setting: Setting) -> Estimate:
-    """Mean of paired window differences, with windows resampled."""
-    return cluster_estimate(
-        lambda index: differences[index].mean(axis=-1), len(differences), resampled="windows", seed=setting.seed
-    )
-
-
 def worth_recovering(measured: Measured, setting: Setting) -> None:
     """The precondition of claims about recovering damage: RTN costs at least 0.01 nats, for certain above 0.
 
+    Where the windows are scored in several looks, it is settled at the first look whose interval leaves 0.01 out; the
+    last look settles it in any case.
+
     Raises:
         InsufficientDataError: where it does not hold.
+        UndecidedError: where this look does not settle it, and another one is registered.
     """
-    gap = mean_over_windows(window_differences(measured, f"rtn-{setting.precision}"), setting)
+    gap = mean_over_windows(measured, window_differences(measured, f"rtn-{setting.precision}"), setting)
+    if not is_last(measured.losses) and gap.interval.lower <= WORTH_RECOVERING <= gap.interval.upper:
+        raise UndecidedError(f"RTN may cost {WORTH_RECOVERING} nats or not")
     if gap.value < WORTH_RECOVERING or gap.interval.lower <= 0:
         raise InsufficientDataError(
             f"RTN at {setting.bits} bits costs {gap.value:.4f} nats [{gap.interval.lower:.4f}, "

@@ -14,6 +14,7 @@ from pathlib import Path
 from awq_core.evidence import Evidence
 from claims.catalogue import whole_catalogue
 from claims.deviations_file import FOLDER, DeviationsError, read_deviations, write_deviations
+from fixtures.stages import EVERY, in_words
 
 
 def main() -> None:
@@ -25,6 +26,8 @@ def main() -> None:
         if not record["complete"]:
             raise SystemExit(f"register: {output}/evidence.json is partial; run the suite to its end first")
         model = record["model"]["name"]
+        if left_out := EVERY - set(record["model"].get("stages", EVERY)):
+            raise SystemExit(f"register: {output}/evidence.json lacks {in_words(left_out)}; run all claims, all stages")
         judged = [Evidence.from_dict(plain) for plain in record["claims"]]
         catalogue = whole_catalogue()
         every = {key for claim in catalogue.values() for key in claim.keys()}  # noqa: SIM118 -- not a dict

@@ -4,12 +4,12 @@ import numpy as np
 
 from awq_core.by_block import estimate_by_block
 from awq_core.evidence import Threshold
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from awq_core.packing import FP16_BYTES, packed_bytes
 from awq_core.readings import error_at, error_ratio, natural_log
 from claims.claim import NotApplicableError, Setting, claim
-from claims.model_losses import gaps, perplexity, perplexity_estimate, reading, window_losses
+from claims.model_losses import over_windows, perplexity, perplexity_estimate, reading, window_losses
 from claims.readers import exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
@@ -47,18 +47,18 @@ def test_four_per_bit(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_cliff(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    (low,) = gaps(measured, setting, "rtn")
-    (high,) = gaps(measured, Setting(4), "rtn")
+    full, low, high = window_losses(measured, "full", "rtn-3", "rtn-4")
+    low, high = low - full, high - full
     error = {bits: error_at(measured, "asym-g128", bits, 0.0) for bits in (3, 4)}
     per_linear = natural_log(error_ratio(error[3], error[4]))
     ratio = estimate_by_block(per_linear, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
     # The ratio is an estimate too: over blocks, independent of the windows.
     of_ratio = (ratio.value * ratio.standard_error * float(high.mean())) ** 2
-    estimate = cluster_estimate(
+    estimate = over_windows(
+        measured,
         lambda index: (low - ratio.value * high)[index].mean(axis=-1),
         len(low),
-        resampled="windows",
-        seed=setting.seed,
+        setting,
         further_variance=of_ratio,
         further_degrees=ratio.degrees_of_freedom,
     )
@@ -82,7 +82,7 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     block, clipped = f"awq-block-{setting.bits}", f"awq-block-clip-{setting.bits}"
-    full, of_awq = (perplexity(window_losses(measured, name)) for name in ("full", block))
+    full, of_awq, _ = map(perplexity, window_losses(measured, "full", block, clipped))
     with_clipping = perplexity_estimate(measured, {clipped: 1.0, "full": -1.02}, setting)
     details: dict[str, float | str] = {
         "perplexity of full precision": full,
@@ -103,6 +103,7 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     kind="mechanical",
     level="model",
     bits=(4,),
+    reads=("layers",),
 )
 def test_four_times_smaller(measured: Measured, setting: Setting) -> Estimate:
     out_features, in_features = (measured.errors[name].astype(int) for name in ("out_features", "in_features"))

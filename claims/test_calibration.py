@@ -7,11 +7,10 @@ from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from awq_core.readings import best_alpha, error_at, error_ratio, natural_log
 from claims.claim import Parts, Setting, claim
-from claims.model_losses import attribute, gaps
+from claims.model_losses import attribute, gaps, mean_over_windows
 from claims.readers import (
     deployed_quantizer_only,
     kinds_of_traffic,
-    mean_over_windows,
     named,
     worth_recovering,
 )
@@ -34,7 +33,7 @@ def test_few_suffice(measured: Measured, setting: Setting) -> Estimate:
         f"gap with {sequences['few']} sequences": float(few.mean()),
         f"gap with {sequences['own']} sequences": float(everything.mean()),
     }
-    return named(mean_over_windows(few - everything, setting), None, details)
+    return named(mean_over_windows(measured, few - everything, setting), None, details)
 
 
 @claim(
@@ -48,16 +47,15 @@ def test_few_suffice(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_robust(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    awq, gptq = (
-        np.subtract(*gaps(measured, setting, f"{method}-foreign", f"{method}-matched"))
-        for method in ("awq-block", "gptq")
-    )
+    read = ("awq-block-foreign", "awq-block-matched", "gptq-foreign", "gptq-matched")
+    awq_foreign, awq_usual, gptq_foreign, gptq_usual = gaps(measured, setting, *read)
+    awq, gptq = awq_foreign - awq_usual, gptq_foreign - gptq_usual
     details: dict[str, float | str] = {
         "penalty of GPTQ": float(gptq.mean()),
         "penalty of AWQ": float(awq.mean()),
         "sequences in either text": float(attribute(measured, "calibration_sequences")["foreign"]),
     }
-    return named(mean_over_windows(gptq - awq, setting), None, details)
+    return named(mean_over_windows(measured, gptq - awq, setting), None, details)
 
 
 @claim(
@@ -67,6 +65,7 @@ def test_robust(measured: Measured, setting: Setting) -> Estimate:
     above=1.01,
     unit="times the error with real text (geometric mean)",
     bits=(4, 3),
+    reads=("layers", "traffic"),
 )
 def test_fake_traffic(measured: Measured, setting: Setting) -> Estimate:
     deployed_quantizer_only(setting)
@@ -84,6 +83,7 @@ def test_fake_traffic(measured: Measured, setting: Setting) -> Estimate:
     above=1.02,
     unit="times smaller (geometric mean), the kind that gains least",
     bits=(4, 3),
+    reads=("layers", "traffic"),
 )
 def test_every_traffic(measured: Measured, setting: Setting) -> Parts:
     deployed_quantizer_only(setting)

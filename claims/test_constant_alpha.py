@@ -8,16 +8,16 @@ from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
 from awq_core.readings import best_alpha, constant_alpha, error_at, error_ratio, natural_log, top_share
 from claims.claim import Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, gaps
+from claims.model_losses import BLOCK, CLIPPED, gaps, mean_over_windows
 from claims.prediction import captured_by_prediction
-from claims.readers import mean_over_windows, named, where_layers_gain, wide_enough, worth_recovering
+from claims.readers import named, where_layers_gain, wide_enough, worth_recovering
 
 
 def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
     """Loss of the constant exponent (every linear, unfolded) minus that of the block-level search (folded)."""
     worth_recovering(measured, setting)
     constant, block, clipped = gaps(measured, setting, "awq-constant", "awq-block", "awq-block-clip")
-    against_clipped = mean_over_windows(constant - clipped, setting)
+    against_clipped = mean_over_windows(measured, constant - clipped, setting)
     details: dict[str, float | str] = {
         "the constant": constant_alpha(measured, "asym-g128", setting.precision),
         "gap of the constant (unfolded, without clipping)": float(constant.mean()),
@@ -26,7 +26,7 @@ def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
         "constant - block with clipping": f"{against_clipped.value:.4g} "
         f"[{against_clipped.interval.lower:.4g}, {against_clipped.interval.upper:.4g}]",
     }
-    return named(mean_over_windows(constant - block, setting), None, details)
+    return named(mean_over_windows(measured, constant - block, setting), None, details)
 
 
 def errors_of(measured: Measured, setting: Setting, alpha: float | xr.DataArray) -> xr.DataArray:

@@ -4,8 +4,8 @@ from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from claims.claim import Reported, Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, attribute, gaps, reading
-from claims.readers import mean_over_windows, named, worth_recovering
+from claims.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, mean_over_windows, reading
+from claims.readers import named, worth_recovering
 
 
 @claim(
@@ -25,9 +25,9 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
         CLIPPED: float(clipped.mean()),
         "gap of GPTQ": float(gptq.mean()),
         "gap of GPTQ in the activations' order": float(ordered.mean()),
-        "with clipping": reading(mean_over_windows(clipped - gptq, setting), Threshold(upper=0.02)),
+        "with clipping": reading(mean_over_windows(measured, clipped - gptq, setting), Threshold(upper=0.02)),
     }
-    return named(mean_over_windows(awq - gptq, setting), None, details)
+    return named(mean_over_windows(measured, awq - gptq, setting), None, details)
 
 
 @claim(
@@ -38,7 +38,7 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
     level="model",
 )
 def test_slower(measured: Measured, setting: Setting) -> Reported:
-    cost = attribute(measured, "cost")
+    bits, cost = calibration_costs(measured, "awq-block", "gptq")
     awq, gptq = cost["awq-block"], cost["gptq"]
     return Reported(
         gptq["seconds"] / awq["seconds"],
@@ -47,6 +47,6 @@ def test_slower(measured: Measured, setting: Setting) -> Reported:
             "seconds of AWQ's block-level search": awq["seconds"],
             "operations of GPTQ": float(gptq["operations"]),
             "operations of AWQ's block-level search": float(awq["operations"]),
-            "what is counted": "3 and 4 bits, all blocks; neither counts gathering the second moments",
+            "what is counted": f"{bits}, all blocks; neither counts gathering the second moments",
         },
     )

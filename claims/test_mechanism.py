@@ -157,6 +157,7 @@ def test_no_overhead(measured: Measured, setting: Setting) -> Estimate:
     unit="examples that come out otherwise",
     kind="mechanical",
     level="model",
+    reads=(),
 )
 def test_traffic_arithmetic(measured: Measured, setting: Setting) -> Estimate:
     wrong = {example.words: float(not example.holds()) for example in EXAMPLES}

@@ -6,13 +6,22 @@ from awq_core.by_block import estimate_by_block, share_by_block
 from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate, cluster_estimate
 from awq_core.measured import Measured
-from awq_core.readings import natural_log, reduction, window_differences
+from awq_core.readings import natural_log, reduction, window_values
 from claims.claim import Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, gaps, has, perplexity, perplexity_estimate, reading, window_losses
+from claims.model_losses import (
+    BLOCK,
+    CLIPPED,
+    gaps,
+    has,
+    mean_over_windows,
+    perplexity,
+    perplexity_estimate,
+    reading,
+    window_losses,
+)
 from claims.readers import (
     highest_on_calibration,
     layers_gain,
-    mean_over_windows,
     named,
     where_layers_gain,
     worth_recovering,
@@ -103,18 +112,19 @@ VARIANTS = {"awq-duo": "AutoAWQ's scales", "awq-grouped": "o's scale averaged ov
 )
 def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    rtn, awq, clipped, per_linear = gaps(measured, setting, "rtn", "awq-block", "awq-block-clip", "awq-linear")
-    estimate = mean_over_windows(rtn - awq, setting)
+    variants = {method: what for method, what in VARIANTS.items() if has(measured, f"{method}-{setting.bits}")}
+    read = gaps(measured, setting, "rtn", "awq-block", "awq-block-clip", "awq-linear", *variants)
+    rtn, awq, clipped, per_linear, *others = read
+    estimate = mean_over_windows(measured, rtn - awq, setting)
     details: dict[str, float | str] = {
-        "with clipping": reading(mean_over_windows(rtn - clipped, setting), RECOVERED),
+        "with clipping": reading(mean_over_windows(measured, rtn - clipped, setting), RECOVERED),
         "gap of RTN": float(rtn.mean()),
         BLOCK: float(awq.mean()),
         CLIPPED: float(clipped.mean()),
         "gap of per-linear AWQ (needs a multiplication at run time)": float(per_linear.mean()),
     }
-    for method, what in VARIANTS.items():
-        if has(measured, f"{method}-{setting.bits}"):
-            details[f"gap of block AWQ with {what} (folded)"] = float(gaps(measured, setting, method)[0].mean())
+    for what, other in zip(variants.values(), others, strict=True):
+        details[f"gap of block AWQ with {what} (folded)"] = float(other.mean())
     return named(estimate, None, details)
 
 
@@ -129,10 +139,11 @@ def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_logits(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    rtn = window_differences(measured, f"rtn-{setting.bits}", "window_kl")
-    awq = window_differences(measured, f"awq-block-{setting.bits}", "window_kl")
+    rtn, awq = window_values(measured, [f"rtn-{setting.bits}", f"awq-block-{setting.bits}"], "window_kl")
     return named(
-        mean_over_windows(awq - 0.95 * rtn, setting), None, {"RTN": float(rtn.mean()), "AWQ": float(awq.mean())}
+        mean_over_windows(measured, awq - 0.95 * rtn, setting),
+        None,
+        {"RTN": float(rtn.mean()), "AWQ": float(awq.mean())},
     )
 
 
@@ -148,9 +159,10 @@ def test_logits(measured: Measured, setting: Setting) -> Estimate:
 def test_two_to_five(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     rtn, awq = f"rtn-{setting.bits}", f"awq-block-{setting.bits}"
+    with_clipping = f"awq-block-clip-{setting.bits}"
+    full, of_rtn, of_awq, _ = map(perplexity, window_losses(measured, "full", rtn, awq, with_clipping))
     estimate = perplexity_estimate(measured, {rtn: 1.0, awq: -2.0, "full": 1.0}, setting)
-    full, of_rtn, of_awq = (perplexity(window_losses(measured, name)) for name in ("full", rtn, awq))
-    clipped = perplexity_estimate(measured, {rtn: 1.0, f"awq-block-clip-{setting.bits}": -2.0, "full": 1.0}, setting)
+    clipped = perplexity_estimate(measured, {rtn: 1.0, with_clipping: -2.0, "full": 1.0}, setting)
     details: dict[str, float | str] = {
         "with clipping": reading(clipped, Threshold(lower=0)),
         "perplexity of full precision": full,

@@ -38,6 +38,7 @@ def test_benefit(pair: Pair, setting: Setting) -> Parts:
     source="AWQ-Diag: does it hold across sizes?",
     unit="share of verdicts that agree",
     level="pair",
+    reads=("layers", "traffic", "losses"),
 )
 def test_verdicts(pair: Pair, setting: Setting) -> Reported:
     return agreeing_verdicts(pair, setting)

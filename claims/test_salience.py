@@ -4,14 +4,14 @@ import numpy as np
 import xarray as xr
 
 from awq_core.by_block import estimate_by_block, rank_correlation
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from awq_core.readings import importance
 from awq_core.salient_overlap import overlap_of_texts
 from awq_core.strategies import RANDOM_CHOICES
 from claims.claim import Parts, Setting, claim
-from claims.model_losses import gaps, perplexity, perplexity_estimate, window_losses
-from claims.readers import kinds_of_traffic, mean_over_windows, named, wide_enough, worth_recovering
+from claims.model_losses import gaps, mean_over_windows, over_windows, perplexity, perplexity_estimate, window_losses
+from claims.readers import kinds_of_traffic, named, wide_enough, worth_recovering
 
 
 @claim(
@@ -31,7 +31,7 @@ def test_one_percent(measured: Measured, setting: Setting) -> Estimate:
         "gap with 1% kept": float(kept.mean()),
         "share recovered": 1 - float(kept.mean() / rtn.mean()),
     }
-    return named(mean_over_windows(0.5 * rtn - kept, setting), None, details)
+    return named(mean_over_windows(measured, 0.5 * rtn - kept, setting), None, details)
 
 
 @claim(
@@ -46,10 +46,11 @@ def test_one_percent(measured: Measured, setting: Setting) -> Estimate:
 def test_ninety_nine(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     kept = f"keep-activation-{setting.bits}"
+    full, of_kept = map(perplexity, window_losses(measured, "full", kept))
     estimate = perplexity_estimate(measured, {"full": 1.0, kept: -0.99}, setting)
     details: dict[str, float | str] = {
-        "perplexity of full precision": perplexity(window_losses(measured, "full")),
-        "perplexity with 1% kept": perplexity(window_losses(measured, kept)),
+        "perplexity of full precision": full,
+        "perplexity with 1% kept": of_kept,
     }
     return named(estimate, None, details)
 
@@ -70,7 +71,7 @@ def test_activation_beats_weight(measured: Measured, setting: Setting) -> Estima
         "gap by activation": float(activation.mean()),
         "gap by weight": float(weight.mean()),
     }
-    return named(mean_over_windows(weight - activation, setting), None, details)
+    return named(mean_over_windows(measured, weight - activation, setting), None, details)
 
 
 @claim(
@@ -85,9 +86,9 @@ def test_activation_beats_weight(measured: Measured, setting: Setting) -> Estima
 )
 def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    rtn, weight = gaps(measured, setting, "rtn", "keep-weight")
     choices = [f"keep-random{choice}" for choice in range(RANDOM_CHOICES)]
-    random = np.stack(gaps(measured, setting, *choices))  # [choices, windows]
+    rtn, weight, *drawn = gaps(measured, setting, "rtn", "keep-weight", *choices)
+    random = np.stack(drawn)  # [choices, windows]
 
     def statistic(index: np.ndarray) -> np.ndarray:
         chance = random.mean(axis=0)[index].mean(axis=-1)
@@ -95,11 +96,11 @@ def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
 
     # Ten draws are a sample too: how much their gaps differ enters the interval.
     spread = float((random.mean(axis=1) / rtn.mean()).var(ddof=1)) / len(choices)
-    estimate = cluster_estimate(
+    estimate = over_windows(
+        measured,
         statistic,
         len(rtn),
-        resampled="windows",
-        seed=setting.seed,
+        setting,
         further_variance=spread,
         further_degrees=len(choices) - 1,
     )
@@ -117,6 +118,7 @@ def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
     source="conceptual guide: salient channels are consistent across inputs",
     above=0,
     unit="overlap of the top 1% - what is asked (0.5 between texts, 0.3 between kinds of traffic)",
+    reads=("layers", "traffic"),
 )
 def test_consistent(measured: Measured, setting: Setting) -> Parts:
     between_texts = overlap_of_texts(measured.channels["magnitude"], "split")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from awq_core.evidence import Verdict
 from awq_core.measured import Measured
 from awq_core.quantizer import deployed_group_size
+from awq_core.readings import mean_loss
 from reports.verdict_words import Claim
 
 DECISIVE_CLAIM = "payoff.perplexity@4"
@@ -101,7 +102,7 @@ def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[fl
     wanted = list(strategies)
     if not known.issuperset(wanted):
         return None
-    return [float(measured.losses["window_loss"].sel(strategy=name).mean()) for name in wanted]
+    return [mean_loss(measured, name) for name in wanted]
 
 
 def perplexity_text(loss: float) -> str:

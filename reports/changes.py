@@ -224,7 +224,9 @@ def _half_width(claim: Claim, logarithmic: bool) -> float:
 def _welch(size: float, halves: list[float], claims: list[Claim]) -> tuple[float, float]:
     """The largest difference that counts as noise, and the p value of this one."""
     degrees = [max(int(claim["interval"]["n"]) - 1, 1) for claim in claims]
-    variances = [(half / float(stats.t.ppf(0.975, d))) ** 2 for half, d in zip(halves, degrees, strict=True)]
+    levels = [claim["interval"].get("level", 0.95) for claim in claims]
+    quantiles = [float(stats.t.ppf(0.5 + level / 2, d)) for level, d in zip(levels, degrees, strict=True)]
+    variances = [(half / quantile) ** 2 for half, quantile in zip(halves, quantiles, strict=True)]
     spread = sum(variance**2 / d for variance, d in zip(variances, degrees, strict=True))
     total = sum(variances)
     if spread == 0:  # so narrow that the squares vanish

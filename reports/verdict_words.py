@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from awq_core.evidence import Verdict
+from awq_core.evidence import Verdict, interval_in_words
 
 Claim = dict[str, Any]
 """One judged claim: exactly `Evidence.as_dict()`."""
@@ -140,6 +140,12 @@ def number(value: float | None, digits: int = 4) -> str:
     else:
         text = f"{value:.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 2}e}"
     return text.replace("-", "−")
+
+
+def interval_name(claim: Claim) -> str:
+    """`95% interval`, or the wider one that is read at one of several looks at the windows."""
+    interval = claim.get("interval") or {}
+    return interval_in_words(interval.get("level", 0.95), interval.get("looks", 1))
 
 
 def interval_text(claim: Claim, digits: int = 4) -> str:

@@ -181,7 +181,7 @@ def test_a_record_names_no_folder_and_no_user(record: dict[str, Any], folder: Pa
 
 def test_how_often_a_whole_measurement_does_what_a_stage_did() -> None:
     def times(run: str, name: str) -> float:
-        return times_in_whole(Stage(run, name, 1.0, None, {}), blocks=24, measured=2)
+        return times_in_whole(Stage(run, name, 1.0, None, None, {}), blocks=24, measured=2)
 
     assert times("layers", "mechanism") == 4 * 12
     assert times("layers", "layer grid") == pytest.approx((1 + 3 * 2 / 5) * 12)

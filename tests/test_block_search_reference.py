@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from awq_core import block_inputs, replays
 from awq_core.architecture import architecture_of, in_storage_layout
-from awq_core.block_search import OFFICIAL_ALPHAS
+from awq_core.block_search import OFFICIAL_ALPHAS, FoundScale
 from awq_core.calibrated import BLOCK, DUO, GROUPED, METHODS, Calibrated, calibrate
 from awq_core.moments import MeasurementError
 from awq_core.racing import TOLERANCE
 from awq_core.strategies import applied, folded_parameters
+from awq_core.streaming import BlockStream
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.tokens import sequences, tokenize
@@ -37,18 +39,41 @@ def test_every_candidate_s_loss_is_the_replayed_one(
     found = calibrate(model, LLAMA, calibration, (bits,), (method,), exhaustive=True).scales[method, bits]
     expected = reference_block_search.search(model, torch.from_numpy(calibration), bits, formula)
     assert [(entry.block, entry.fold.inspected) for entry in found] == list(expected)
+    assert_losses_are_those(found, expected)
+    assert len({entry.alpha for entry in found}) > 2  # the search has something to find here
+
+
+def test_so_is_a_wide_linear_s_whose_inputs_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """down's, from the MLP's own inputs; o is held by no module that reads every token alone."""
+    monkeypatch.setattr(block_inputs, "NARROW", 32)
+    monkeypatch.setattr(replays, "BATCH_TOKENS", 40)  # several runs, the last one shorter
+    model, calibration = structured_model(), tokens(7)[:, :-3]  # no whole number of cases
+    found = calibrate(model, LLAMA, calibration, (3,), (BLOCK,), exhaustive=True).scales[BLOCK, 3]
+    assert_losses_are_those(found, reference_block_search.search(model, torch.from_numpy(calibration), 3))
+    stream = BlockStream(model, LLAMA, {"calibration": calibration}, groups=1)
+    stream.begin(0)
+    inputs = block_inputs.BlockInputs(stream, 0, moments=False)
+    assert [inputs.by_moment(fold) for fold in LLAMA.folds] == [False, True, False, False]
+    assert set(inputs.second_moments) == {"attention_out"}  # nothing else is needed
+
+
+def assert_losses_are_those(found: list[FoundScale], expected: dict[tuple[int, str], Any]) -> None:
+    """Every candidate's loss, the winner, and its scales."""
     for entry in found:
         candidates = expected[entry.block, entry.fold.inspected]
         losses = {alpha: loss for alpha, (loss, _) in candidates.items()}
         np.testing.assert_allclose(entry.losses, list(losses.values()), rtol=1e-5)
         assert entry.alpha == min(losses, key=losses.__getitem__)
         np.testing.assert_allclose(entry.scales, candidates[entry.alpha][1], rtol=1e-5)
-    assert len({entry.alpha for entry in found}) > 2  # the search has something to find here
 
 
+@pytest.mark.parametrize("narrow", [block_inputs.NARROW, 0], ids=["by second moment", "on tokens"])
 @pytest.mark.parametrize("name", ["embedded-tiny", "embedded-small"])
-def test_racing_loses_at_most_its_tolerance_on_the_embedded_models(name: str) -> None:
-    """Against trying every exponent on every sequence, for llm-awq's scales and for AutoAWQ's."""
+def test_racing_loses_at_most_its_tolerance_on_the_embedded_models(
+    name: str, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against trying every exponent on every token, for llm-awq's scales and for AutoAWQ's."""
+    monkeypatch.setattr(block_inputs, "NARROW", narrow)
     source = resolve(name, None)
     model = load_model(source, "cpu", torch.float32)
     architecture = architecture_of(model.config)

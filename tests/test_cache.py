@@ -192,7 +192,7 @@ def test_a_measurement_that_fails_leaves_nothing(cache, measure):
     with pytest.raises(RuntimeError, match="infinite"):
         cache.datasets(KEY, NAMES, fails)
     assert not entry(cache).exists()
-    assert not cache.holds(KEY, NAMES)
+    assert not cache.holds(KEY)
     cache.datasets(KEY, NAMES, measure)
     assert measure.calls == 1
 
@@ -220,7 +220,7 @@ def test_a_stop_between_two_files_leaves_no_entry(survived, earlier, end, tmp_pa
             cache.datasets(KEY, NAMES, measure)
     assert not [name for name in files(cache) if name.endswith(".tmp")]
     after = MeasurementCache(folder, report=lines.append)
-    assert not after.holds(KEY, NAMES)
+    assert not after.holds(KEY)
     calls = measure.calls
     xr.testing.assert_identical(after.datasets(KEY, NAMES, measure)[0], datasets()[0])
     assert measure.calls == calls + 1
@@ -231,7 +231,7 @@ def test_what_a_killed_process_left_is_cleared_away(cache, measure):
     entry(cache).mkdir(parents=True)
     (entry(cache) / "channels.0123.tmp").write_bytes(b"half")
     (entry(cache) / "channels.nc").write_bytes(b"whole, but without its checksum")
-    assert not cache.holds(KEY, NAMES)
+    assert not cache.holds(KEY)
     cache.datasets(KEY, NAMES, measure)
     assert files(cache) == WHOLE
 
@@ -239,7 +239,7 @@ def test_what_a_killed_process_left_is_cleared_away(cache, measure):
 def test_a_refresh_measures_again_once_in_a_run(tmp_path, measure):
     MeasurementCache(tmp_path).datasets(KEY, NAMES, measure)
     again = MeasurementCache(tmp_path, refresh=True)
-    assert not again.holds(KEY, NAMES)
+    assert not again.holds(KEY)
     for _ in range(3):
         again.datasets(KEY, NAMES, measure)
     assert measure.calls == 2

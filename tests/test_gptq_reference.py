@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 
 from awq_core.architecture import architecture_of
 from awq_core.block_inputs import BlockInputs
-from awq_core.gptq import gptq
+from awq_core.coded_weights import CodedWeight
+from awq_core.gptq import gptq, gptq_codes
 from awq_core.output_error import relative_output_error
-from awq_core.quantizer import deployed_group_size, round_to_nearest
+from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
 from awq_core.sources import LinearWeights
 from awq_core.streaming import BlockStream
 from fixtures.models.loading import load_model
@@ -79,6 +80,32 @@ def test_a_whole_group_of_dead_columns_is_zero() -> None:
     np.testing.assert_allclose(
         found, reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 10, False), rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
+@pytest.mark.parametrize(("group_size", "block_size"), [(60, 128), (10, 20), (4, 7)])
+def test_several_precisions_at_once_are_what_each_gives_alone(group_size: int, block_size: int, ordered: bool) -> None:
+    weight, moment = case(seed=11)
+    moment[7] = moment[:, 7] = 0.0
+    together = gptq_codes(weight, moment, (3, 8, 4), group_size, activation_order=ordered, block_size=block_size)
+    for bits, found in zip((3, 8, 4), together, strict=True):
+        alone = gptq(weight, moment, bits, group_size, activation_order=ordered, block_size=block_size)
+        torch.testing.assert_close(found.dequantize(), alone, rtol=1e-12, atol=1e-12)
+        expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), bits, group_size, ordered)
+        np.testing.assert_allclose(found.dequantize(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("bits", "width"), [(3, 60), (4, 60), (4, 15), (8, 60), (9, 60)])
+def test_codes_give_the_quantizer_s_weights_to_the_last_bit(bits: int, width: int, dtype: torch.dtype) -> None:
+    weight = case(seed=bits)[0][:, :width].to(dtype)
+    quantized = quantize_groups(weight, bits, 15)
+    found = CodedWeight.of(*quantized, bits, dtype)
+    assert torch.equal(found.dequantize(), quantized.dequantize())
+    assert found.packed == (bits <= 4 and width % 2 == 0)
+    first, second = found.split([2, 3])
+    assert torch.equal(first.dequantize(), quantized.dequantize()[:2])
+    assert torch.equal(second.dequantize(), quantized.dequantize()[2:])
 
 
 CALIBRATION_TOKENS = 4096

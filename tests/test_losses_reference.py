@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 import xarray as xr
 
+from awq_core import losses
 from awq_core.calibrated import METHODS, Calibrated, calibrate
+from awq_core.kept_blocks import Arrays
 from awq_core.losses import measure_losses
 from awq_core.measured import JUDGED_BITS
 from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
@@ -74,6 +77,71 @@ def test_a_large_vocabulary_in_pieces_gives_the_same_losses(
         np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("elements", [1, 3 * SHAPE["vocab_size"]])
+def test_logits_in_slices_give_the_same_losses(
+    model: Any, listed: list[Strategy], monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    heldout = tokens(3, seed=3)
+    whole = measure_losses(model, listed[:3], heldout, {})
+    monkeypatch.setattr("awq_core.losses.ROW_ELEMENTS", elements)
+    slices = measure_losses(model, listed[:3], heldout, {})
+    for name in ("window_loss", "window_kl"):
+        np.testing.assert_allclose(slices[name], whole[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_without_room_for_full_precision_s_predictions_it_is_asked_again(
+    model: Any, listed: list[Strategy], monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    heldout = tokens(3, seed=3)
+    whole = measure_losses(model, listed[:6], heldout, {})
+    monkeypatch.setattr("awq_core.losses.REFERENCE_BYTES", 0)
+    if together > 1:
+        monkeypatch.setattr(losses._Reference, "strategies", together)
+    asked = []
+    genuine = losses.log_probabilities
+    monkeypatch.setattr(losses, "log_probabilities", lambda *given: asked.append(1) or genuine(*given))
+    again = measure_losses(model, listed[:6], heldout, {})
+    assert len(asked) == 3 * {1: 6, 2: 3, 4: 2}[together]  # once for each window and few strategies
+    for name in ("window_loss", "window_kl"):
+        np.testing.assert_array_equal(again[name], whole[name])
+
+
+class Kept:
+    """Results in memory."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, Arrays] = {}
+
+    def read(self, index: int) -> Arrays | None:
+        return self.results.get(index)
+
+    def write(self, index: int, arrays: Arrays) -> None:
+        self.results[index] = arrays
+
+
+def test_what_was_scored_before_a_stop_is_not_scored_again(model: Any, listed: list[Strategy]) -> None:
+    heldout, kept = tokens(3, seed=3), Kept()
+    whole = measure_losses(model, listed[:6], heldout, {})
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_losses(model, listed[:6], heldout, {}, stop, kept)
+    assert set(kept.results) == {0, 1, 2, 3}
+
+    def refuse() -> Any:
+        raise AssertionError("scored again")
+
+    left = [listed[0], *(replace(strategy, parameters=refuse) for strategy in listed[1:4]), *listed[4:6]]
+    steps: list[int] = []
+    again = measure_losses(model, left, heldout, {}, lambda done, total: steps.append(done), kept)
+    xr.testing.assert_identical(again, whole)
+    assert steps == [4, 5, 6]
+
+
 def test_losses_need_full_precision_first(model: Any, listed: list[Strategy]) -> None:
     with pytest.raises(ValueError, match="first strategy must be full precision"):
         measure_losses(model, listed[1:], tokens(2), {})
@@ -98,7 +166,7 @@ def found(model: Any) -> dict[str, Calibrated]:
 
 
 @pytest.fixture(scope="module")
-def losses(model: Any, found: dict[str, Calibrated]) -> xr.Dataset:
+def model_level(model: Any, found: dict[str, Calibrated]) -> xr.Dataset:
     measured = measured_layers(model, ELSEWHERE.calibration, ELSEWHERE.heldout)
     return measure_model_level(model, LLAMA, measured.channels, measured.errors, found, ELSEWHERE, seed=3)
 
@@ -142,29 +210,29 @@ def test_a_foreign_text_of_the_same_length_is_matched_by_the_usual_calibration(m
     assert set(calibrate_model(model, LLAMA, same, torch.float64, methods=("awq-block",), elsewhere=False)) == {""}
 
 
-def test_every_strategy_is_scored(losses: xr.Dataset) -> None:
+def test_every_strategy_is_scored(model_level: xr.Dataset) -> None:
     kept = ("keep-activation", "keep-weight", *(f"keep-random{choice}" for choice in range(10)))
     elsewhere = ("awq-block-few", "awq-block-foreign", "gptq-foreign", "awq-block-matched", "gptq-matched")
     methods = ("rtn", *SCALED, *CALIBRATED, *kept, *elsewhere)
     expected = {"full", "rtn-2"} | {f"{method}-{bits}" for method in methods for bits in (3, 4)}
-    assert set(losses["strategy"].values) == expected
-    assert losses.sizes["strategy"] == len(expected)
+    assert set(model_level["strategy"].values) == expected
+    assert model_level.sizes["strategy"] == len(expected)
 
 
-def test_the_attributes_are_what_claims_read(losses: xr.Dataset, found: dict[str, Calibrated]) -> None:
-    assert set(losses.attrs) == {"search", "cost", "folding", "calibration_sequences"}
-    search = json.loads(losses.attrs["search"])
+def test_the_attributes_are_what_claims_read(model_level: xr.Dataset, found: dict[str, Calibrated]) -> None:
+    assert set(model_level.attrs) == {"search", "cost", "folding", "calibration_sequences"}
+    search = json.loads(model_level.attrs["search"])
     assert set(search) == {f"{method}-{bits}" for method in ("awq-block", "awq-duo", "awq-grouped") for bits in (3, 4)}
     for entry in found[""].scales["awq-block", 4]:
         assert search["awq-block-4"][f"block {entry.block} {entry.fold.name}"] == entry.alpha
-    cost = json.loads(losses.attrs["cost"])
+    cost = json.loads(model_level.attrs["cost"])
     assert set(cost) == set(CALIBRATED)
     assert all(entry.keys() == {"seconds", "operations"} for entry in cost.values())
-    folding = json.loads(losses.attrs["folding"])
+    folding = json.loads(model_level.attrs["folding"])
     assert folding["largest_difference"] < 1e-12
     assert folding["dtype"] == "float64"
     assert (folding["foldable_linears"], folding["linears"]) == (12, 14)
-    assert json.loads(losses.attrs["calibration_sequences"]) == {"own": 16, "few": 2, "foreign": 4}
+    assert json.loads(model_level.attrs["calibration_sequences"]) == {"own": 16, "few": 2, "foreign": 4}
 
 
 def test_progress_counts_all_calibrations_as_one(model: Any) -> None:

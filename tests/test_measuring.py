@@ -1,6 +1,7 @@
 """Measuring a tiny model end to end: the documented datasets, the cache's stages, and what breaks it."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from awq_core.architecture import SUPPORTED_MODEL_TYPES
 from awq_core.measured import ALPHAS, GROUPS, SPLITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
 from fixtures.cache import MeasurementCache
+from fixtures.kept_blocks import BlocksOnDisk
 from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, MeasurementSettings, ModelMeasurement
 from fixtures.models.checking import describe
 from fixtures.models.cost import STRATEGIES
@@ -27,6 +29,8 @@ from tests.suite_sessions import ROOT
 from tests.tiny_models import write_model
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+KEPT_STAGES = [("layers", 1), ("traffic", 1), ("calibration", 1), ("calibration-foreign", 1), ("losses", 20)]
+"""Stages that keep what was measured of each block or strategy, and after how many of them a test stops."""
 SETTINGS = MeasurementSettings("quick", "cpu", torch.float32, 0)
 DOCUMENTED = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 
@@ -206,9 +210,9 @@ def test_a_run_that_was_stopped_resumes_with_the_stages_it_had_finished(folder, 
     calls = []
     real = fixtures.measuring.measure_layers
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         calls.append("layers")
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(fixtures.measuring, "measure_layers", counted)
     with monkeypatch.context() as patch:
@@ -227,6 +231,53 @@ def test_a_run_that_was_stopped_resumes_with_the_stages_it_had_finished(folder, 
         resumed = measurement(folder, tmp_path).measure({})
     assert len(calls) == 1 + len(TWIN_SEEDS)  # the twins' layers alone
     assert resumed.losses is not None
+
+
+class Stop(BaseException):
+    """As sudden as a kill: nothing handles it."""
+
+
+def stop_after(monkeypatch, stage, blocks):
+    """Stop a measurement when so many blocks of a stage have been kept."""
+    real = BlocksOnDisk.write
+
+    def write(self, index, arrays):
+        real(self, index, arrays)
+        if self.folder.name == stage and len(list(self.folder.glob("*.npz"))) == blocks:
+            raise Stop
+
+    monkeypatch.setattr(BlocksOnDisk, "write", write)
+
+
+def without_times(dataset):
+    """The dataset without what calibrating took."""
+    attributes = dict(dataset.attrs)
+    for cost in (costs := json.loads(attributes.pop("cost", "{}"))).values():
+        cost.pop("seconds")
+    return dataset.drop_attrs().assign_attrs(attributes, cost=json.dumps(costs))
+
+
+@pytest.mark.parametrize(("stage", "blocks"), KEPT_STAGES)
+def test_a_run_that_was_stopped_resumes_with_the_next_block(folder, measured, stage, blocks, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, stage, blocks)
+        with pytest.raises(Stop):
+            measurement(folder, tmp_path).measure({})
+    assert len(list(tmp_path.rglob(f"blocks/{stage}/*.npz"))) == blocks
+    written = []
+    real = BlocksOnDisk.write
+    monkeypatch.setattr(
+        BlocksOnDisk, "write", lambda self, i, given: written.append((self.folder.name, i)) or real(self, i, given)
+    )
+    resumed = measurement(folder, tmp_path).measure({})
+    first = next(index for name, index in written if name == stage)
+    assert first == blocks
+    assert list(tmp_path.rglob("blocks")) == []
+    for part in ("channels", "errors", "traffic", "losses"):
+        xr.testing.assert_identical(without_times(getattr(resumed, part)), without_times(getattr(measured, part)))
+    for twin, before in zip(resumed.twins, measured.twins, strict=True):
+        xr.testing.assert_identical(twin.channels, before.channels)
+        xr.testing.assert_identical(twin.errors, before.errors)
 
 
 def damaged(folder: Path, copy: Path, name: str, value: float) -> Path:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from awq_core.measured import Measured
-from awq_core.mechanism import measure_mechanism
+from awq_core.linear_errors import exhaustive_errors
+from awq_core.second_moment import SecondMoment
 from tests import reference_diagnostic as reference
 from tests.structured_model import measured_layers, structured_model, tokens, weights_of
 
@@ -108,8 +109,11 @@ def test_the_same_scale_everywhere_changes_no_weight(measured: Measured, weights
 def test_weights_so_small_that_the_floor_under_the_step_counts_do_change() -> None:
     """llm-awq's floor of 1e-5 is absolute: the count is of what is measured, not of what ought to be."""
     weight = 1e-6 * torch.randn(8, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    moment = torch.eye(64, dtype=torch.float64)
-    found = measure_mechanism(weight, torch.ones(64, dtype=torch.float64), [moment, moment], (4, 3))
+    moments = []
+    for _ in range(2):
+        moments.append(SecondMoment(64, torch.float64))
+        moments[-1].update(torch.eye(64, dtype=torch.float64))
+    found = exhaustive_errors(weight, torch.ones(64, dtype=torch.float64), moments, ("asym-g128",), (4, 3)).mechanism
     expected = sum(
         int(
             (

@@ -100,10 +100,13 @@ def assert_nothing_is_half_written(suite, cache):
 
 
 def test_during_measuring(suite, second, monkeypatch):
-    suite.run("-k", "some_layer")  # the first model's measurements are in the cache
+    suite.run("-k", "some_layer", "--stages=all")  # the first model's measurements are in the cache
     calls = []
     status, output = interrupted(
-        suite, "--model", suite.material.model, "--model", second, where="fixtures.measuring.calibrate_model", nth=1
+        suite,
+        *("--model", suite.material.model, "--model", second, "--stages=all"),
+        where="fixtures.measuring.calibrate_model",
+        nth=1,
     )
     assert status == pytest.ExitCode.INTERRUPTED
     assert "PARTIAL: the run ended before every claim was judged." in output
@@ -117,7 +120,9 @@ def test_during_measuring(suite, second, monkeypatch):
 
     # The next run goes on where this one was: the layers are there.
     real = fixtures.measuring.measure_layers
-    monkeypatch.setattr(fixtures.measuring, "measure_layers", lambda *given: calls.append(1) or real(*given))
+    monkeypatch.setattr(
+        fixtures.measuring, "measure_layers", lambda *given, **options: calls.append(1) or real(*given, **options)
+    )
     result = suite.run("-k", "some_layer", model=second)
     assert len(calls) == len(fixtures.measuring.TWIN_SEEDS)
     assert "damaged" not in result.stdout.str()

@@ -12,6 +12,7 @@ import xarray as xr
 from awq_core.measured import TRAFFIC_KINDS, Measured
 from awq_core.moments import MeasurementError
 from awq_core.streaming import BlockStream
+from awq_core.layers import LayerSettings
 from awq_core.traffic import measure_traffic
 from tests import reference_diagnostic as reference
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of
@@ -51,7 +52,9 @@ def steps() -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def traffic(model: Any, measured: Measured, steps: list[tuple[int, int]]) -> xr.Dataset:
     stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
-    return measure_traffic(stream, measured.channels, measured.errors, torch.float64, lambda *step: steps.append(step))
+    return measure_traffic(
+        stream, measured.channels, measured.errors, LayerSettings(), progress=lambda *step: steps.append(step)
+    )
 
 
 def magnitude_of(x: np.ndarray) -> np.ndarray:
@@ -125,4 +128,4 @@ def test_a_nan_is_named_and_no_error(model: Any, measured: Measured, split: str)
     group, hidden = stream.hidden[split][0]
     stream.hidden[split][0] = group, torch.where(torch.arange(hidden.shape[2]) == 3, torch.nan, hidden)
     with pytest.raises(MeasurementError, match=f"block 0, attention_in: NaN or infinite activations on {split} tokens"):
-        measure_traffic(stream, measured.channels, measured.errors, torch.float64)
+        measure_traffic(stream, measured.channels, measured.errors, LayerSettings())

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from reports.verdict_words import Claim, number, verdict_of
+from reports.verdict_words import Claim, interval_name, number, verdict_of
 
 WIDTH, HEIGHT = 400, 82
 MARGIN = 14
@@ -143,7 +143,7 @@ def _left(x: float, words: str, anchor: str) -> float:
 def _in_words(claim: Claim) -> str:
     text = f"estimate {number(claim['estimate'])}"
     if interval := claim.get("interval"):
-        text += f", 95% interval {number(interval['lower'])} to {number(interval['upper'])}"
+        text += f", {interval_name(claim)} {number(interval['lower'])} to {number(interval['upper'])}"
     if threshold := claim.get("threshold"):
         text += f", supported {threshold['text']}"
     if claim.get("twin_estimate") is not None:

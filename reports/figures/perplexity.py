@@ -8,6 +8,7 @@ from matplotlib.transforms import blended_transform_factory
 from scipy.stats import t as student
 
 from awq_core import readings
+from awq_core.looks import count_of
 from awq_core.measured import JUDGED_BITS, Measured
 from reports.answer import perplexity_text
 from reports.figures.canvas import Drawing, finish, paper, percent
@@ -52,12 +53,14 @@ def perplexity_by_strategy(measured: Measured) -> Drawing | None:
     panels = {bits: methods for bits, methods in panels.items() if methods}
     if "full" not in strategies or not panels:
         return None
-    full = float(measured.losses["window_loss"].sel(strategy="full").mean())
-    windows = measured.losses.sizes["window"]
+    full = readings.mean_loss(measured, "full")
+    windows = len(readings.window_differences(measured, "full"))
+    looks = count_of(measured.losses)
     finding = _finding(measured, panels)
     reading = (
-        f"Perplexity on {windows} held-out windows; dashed: full precision ({perplexity_text(full)}). Bars: 95% "
-        "intervals of the loss beyond full precision, paired by window, so the text's own difficulty drops out. "
+        f"Perplexity on {'up to ' if looks > 1 else ''}{windows} held-out windows; dashed: full precision "
+        f"({perplexity_text(full)}). Bars: 95% intervals of the loss beyond full precision"
+        f"{f' over {looks} looks' if looks > 1 else ''}, paired by window, so the text's own difficulty drops out. "
         "Hollow marks need something at run time that an ordinary checkpoint does not have."
     )
     rows = max(len(methods) for methods in panels.values())
@@ -84,7 +87,7 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
         _, colour, marker = METHODS.get(method, (method, MUTED, "h"))
         names = _strategies_of(measured, method, bits)
         gaps = np.mean([readings.window_differences(measured, name) for name in names], axis=0)
-        middle, half = float(gaps.mean()), _half_width(gaps)
+        middle, half = float(gaps.mean()), _half_width(gaps, count_of(measured.losses))
         low, value, high = np.exp([full + middle - half, full + middle, full + middle + half])
         axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.55, solid_capstyle="butt")
         hollow = _needs_something(measured, names[0])
@@ -116,11 +119,14 @@ def _needs_something(measured: Measured, strategy: str) -> bool:
     return "strategy_needs" in losses.coords and bool(str(losses["strategy_needs"].sel(strategy=strategy).values))
 
 
-def _half_width(gaps: Array) -> float:
-    """Half of Student's 95% interval for a mean over windows; 0 for a single window, which has no spread."""
+def _half_width(gaps: Array, looks: int = 1) -> float:
+    """Half of Student's 95% interval for a mean over windows; 0 for a single window, which has no spread.
+
+    Of several looks, at the level that each of them has.
+    """
     if len(gaps) < 2:
         return 0.0
-    return float(student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return float(student.ppf(1 - 0.025 / looks, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
 def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:

@@ -10,7 +10,7 @@ from reports.page.badges import claim_badge, slug
 from reports.page.entry import Entry
 from reports.page.meaning import is_exact, meaning
 from reports.page.pictures import Pictures
-from reports.verdict_words import Claim, interval_text, number, threshold_text, verdict_of
+from reports.verdict_words import Claim, interval_name, interval_text, number, threshold_text, verdict_of
 
 
 def article(entry: Entry, pictures: Pictures) -> str:
@@ -54,7 +54,7 @@ def _estimate(claim: Claim) -> str:
     if claim["estimate"] is None:
         needed = f"supported {threshold_text(claim)}" if claim["threshold"] else ""
         return f'<p class="estimate">no estimate <span>{escape(needed)}</span></p>'
-    interval = "exact" if is_exact(claim) else f"95% interval {interval_text(claim)}"
+    interval = "exact" if is_exact(claim) else f"{interval_name(claim)} {interval_text(claim)}"
     parts = [
         interval if claim["interval"] else "",
         f"supported {threshold_text(claim)}" if claim["threshold"] else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awq_core.evidence import Verdict
-from reports.verdict_words import Claim, is_judged, is_registered, number, threshold_text, verdict_of
+from reports.verdict_words import Claim, interval_name, is_judged, is_registered, number, threshold_text, verdict_of
 
 EXACT = "exact"
 """How the method of an interval begins where nothing is sampled."""
@@ -22,14 +22,14 @@ def _verdict(claim: Claim) -> str:
         case Verdict.SUPPORTED if is_exact(claim):
             return f"Nothing is sampled here: the value is exact, and lies {threshold_text(claim)}, as claimed."
         case Verdict.SUPPORTED:
-            return f"The whole 95% interval lies {threshold_text(claim)}: the claim holds on {models}."
+            return f"The whole {interval_name(claim)} lies {threshold_text(claim)}: the claim holds on {models}."
         case Verdict.REFUTED:
-            what = "value, which is exact," if is_exact(claim) else "whole 95% interval"
+            what = "value, which is exact," if is_exact(claim) else f"whole {interval_name(claim)}"
             return f"The {what} lies {_other_side(claim)}: the claim does not hold on {models}."
         case Verdict.INCONCLUSIVE:
             needed = f" {reason[:1].upper()}{reason[1:]}." if reason else ""
             which = "a" if _two_sided(claim) else "the"
-            return f"The 95% interval holds {which} threshold, so this much data cannot tell.{needed}"
+            return f"The {interval_name(claim)} holds {which} threshold, so this much data cannot tell.{needed}"
         case Verdict.INSUFFICIENT:
             return f"There is too little to judge by: {reason}."
         case Verdict.NOT_APPLICABLE:

@@ -1,0 +1,95 @@
+"""Quantized linears kept as their codes, and turned back into weights when they are asked for.
+
+Calibrating finds the whole model's weights several times over (by method, precision and text); as codes they take half
+a byte a weight, where copies of the weights would take two or four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NIBBLE = 4
+"""Up to so many bits, two codes share a byte."""
+
+
+@dataclass(frozen=True)
+class CodedWeight:
+    """One linear: `w = (code - zero_point) * step`, exactly as the quantizer computes it.
+
+    Attributes:
+        codes: `(out, in)` integers; `(out, in / 2)` bytes where two codes share one (`packed`).
+        steps: `(out, groups)`, in the dtype in which the quantizer computed.
+        zero_points: `(out, groups)` integers.
+        packed: whether two codes share a byte: the first half of a row in the low bits, the second in the high ones.
+        dtype: of the weights.
+    """
+
+    codes: Tensor
+    steps: Tensor
+    zero_points: Tensor
+    packed: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, codes: Tensor, steps: Tensor, zero_points: Tensor, bits: int, dtype: torch.dtype) -> CodedWeight:
+        """From codes as a quantizer has them.
+
+        Args:
+            codes: `(out, in)`, whole numbers from 0 to `2^bits - 1` in any dtype.
+            steps: `(out, groups)`.
+            zero_points: `(out, groups)`, whole numbers from 0 to `2^bits - 1` in any dtype.
+            bits: 1 to 16.
+            dtype: of the weights.
+        """
+        whole = torch.uint8 if bits <= 8 else torch.int32
+        codes, zero_points = codes.to(whole), zero_points.to(whole)
+        packed = bits <= NIBBLE and codes.shape[1] % 2 == 0
+        if packed:
+            low, high = codes.chunk(2, dim=1)
+            codes = low | (high << NIBBLE)
+        return cls(codes, steps, zero_points, packed, dtype)
+
+    def dequantize(self) -> Tensor:
+        """The weights `(out, in)`."""
+        codes = self.codes
+        if self.packed:
+            codes = torch.cat([codes & (2**NIBBLE - 1), codes >> NIBBLE], dim=1)
+        groups = codes.unflatten(1, (self.steps.shape[1], -1)).to(self.steps.dtype)  # (out, groups, g)
+        weights = (groups - self.zero_points.to(self.steps.dtype).unsqueeze(2)) * self.steps.unsqueeze(2)
+        return weights.flatten(1).to(self.dtype)
+
+    def split(self, rows: list[int]) -> list[CodedWeight]:
+        """The linears that were stacked, off the device: there they wait for their turn with all the others."""
+        codes, steps, zero_points = (
+            # Copies: a view would keep the whole stack.
+            [part.contiguous().clone() for part in tensor.cpu().split(rows)]
+            for tensor in (self.codes, self.steps, self.zero_points)
+        )
+        return [
+            CodedWeight(*of_linear, packed=self.packed, dtype=self.dtype)
+            for of_linear in zip(codes, steps, zero_points, strict=True)
+        ]
+
+
+class CodedWeights(Mapping[str, Tensor]):
+    """Weights `(out, in)` by linear, made from their codes at every look.
+
+    Attributes:
+        coded: by linear.
+    """
+
+    def __init__(self) -> None:
+        self.coded: dict[str, CodedWeight] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.coded[name].dequantize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.coded)
+
+    def __len__(self) -> int:
+        return len(self.coded)

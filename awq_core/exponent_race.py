@@ -1,0 +1,160 @@
+"""Which exponent is best for one linear, without trying all of them on all of it.
+
+The exhaustive grid (2 quantizers, 5 precisions, 21 exponents, calibration and held-out tokens) is 420 products of a
+linear with a second moment, most of them for exponents that a few rows rule out. Here exponents race over output rows,
+calibration tokens deciding: after each round, those that are behind by more than chance explains are dropped. What is
+left after the last row has been tried in full, so the winner is the exhaustive grid's, or within `TOLERANCE` of it.
+
+An exponent that was dropped has an estimate from the rows that it was tried on: its error there over the winner's on
+the same rows, times the winner's. `row_share` says for every number what share of the rows it was measured on: 1 for
+the winner, for round-to-nearest, and for the exponents that claims name, on both splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from awq_core.quantizer import QuantizerName
+from awq_core.row_errors import LinearRows
+from awq_core.second_moment import SecondMoment
+
+FIRST_SHARE = 1 / 16
+"""Of the rows in the first round."""
+
+FIRST_ROWS = 128
+"""At least: a few heavy rows decide what fewer say."""
+
+HELDOUT_ROWS = 64
+"""On so many rows every exponent's held-out error is estimated."""
+
+GROWTH = 2
+CHANCE = 1e-4
+"""How often chance alone may drop an exponent that is as good as the best so far (Student's t, paired by row)."""
+
+TOLERANCE = 1e-3
+"""Once all that are left lie surely within this share of the best one's error, the best so far wins."""
+
+
+@dataclass(frozen=True)
+class RacedErrors:
+    """What was found for one quantizer and precision.
+
+    Attributes:
+        errors: `(exponents, 2)`, squared relative output error on calibration and on held-out tokens.
+        row_share: `(exponents, 2)`, share of the linear's rows that each was measured on.
+    """
+
+    errors: np.ndarray
+    row_share: np.ndarray
+
+
+def race_exponents(
+    rows: LinearRows,
+    scales: Tensor,
+    quantizer: QuantizerName,
+    bits: int,
+    moments: tuple[SecondMoment, SecondMoment],
+    powers: tuple[float, ...],
+    named: Collection[int],
+) -> RacedErrors:
+    """Errors of every exponent, exact where they count.
+
+    Args:
+        rows: of the linear.
+        scales: `(exponents, in)`, from calibration tokens.
+        quantizer: which rounding.
+        bits: precision.
+        moments: of calibration and of held-out tokens.
+        powers: squared output on either, summed over the rows.
+        named: indices of exponents that are measured in full whoever wins.
+    """
+    count, total = len(scales), rows.count
+    calibration = np.full((count, total), np.nan)
+    tried = np.zeros(count, dtype=int)
+    left = np.arange(count)
+    first = min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
+    upto = first
+    while True:
+        _try(rows, scales, quantizer, bits, moments[:1], left, upto, calibration, tried)
+        if upto == total or len(left) == 1:
+            break
+        left = left[_survivors(calibration[left, :upto], total)]
+        if len(left) == 1:
+            break
+        upto = min(total, upto * GROWTH)
+    winner = int(left[np.argmin(calibration[left, : tried[left].min()].sum(axis=1))])
+    full = np.array(sorted({winner, *named, *(left if upto == total else ())}))
+    for exponent in full:
+        _try(rows, scales, quantizer, bits, moments[:1], np.array([exponent]), total, calibration, tried)
+    winner = int(full[np.argmin(calibration[full].sum(axis=1))])
+    judged = np.array(sorted({winner, *named}))  # on held-out tokens, which choose nothing
+    few = min(first, HELDOUT_ROWS)
+    heldout = np.full((count, total), np.nan)
+    heldout[:, :few] = rows.errors(scales, quantizer, bits, moments[1:], slice(0, few))[0]
+    if few < total:
+        rest = rows.errors(scales[judged.tolist()], quantizer, bits, moments[1:], slice(few, total))[0]
+        heldout[judged, few:] = rest
+    everyone = np.arange(count)
+    measured = np.stack([tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
+    errors = np.stack([_in_full(calibration, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
+    # What was dropped is worse than the winner, whatever the few rows say that it was tried on.
+    others = ~np.isin(everyone, full) & (errors[winner, 0] > 0)
+    errors[others, 0] = np.maximum(errors[others, 0], np.nextafter(errors[winner, 0], np.inf))
+    return RacedErrors(errors, measured / total * rows.share)
+
+
+def _try(
+    rows: LinearRows,
+    scales: Tensor,
+    quantizer: QuantizerName,
+    bits: int,
+    moments: tuple[SecondMoment, ...],
+    exponents: np.ndarray,
+    upto: int,
+    errors: np.ndarray,
+    tried: np.ndarray,
+) -> None:
+    """Measure some exponents, all tried as far as each other, on the rows up to one; writes into the last two."""
+    start = int(tried[exponents[0]])
+    if start < upto:
+        errors[exponents, start:upto] = rows.errors(
+            scales[exponents.tolist()], quantizer, bits, moments, slice(start, upto)
+        )[0]
+        tried[exponents] = upto
+
+
+def _survivors(errors: np.ndarray, total: int) -> np.ndarray:
+    """Indices of those that go on, of `(exponents, rows)` tried so far; one alone where that is decided."""
+    rows = errors.shape[1]
+    means = errors.mean(axis=1)
+    best = int(np.argmin(means))
+    behind = errors - errors[best]  # paired: a row that is hard is hard for all
+    distance = means - means[best]
+    # The rows are drawn from a finite number without replacement: once all are tried nothing is left to chance.
+    spread = behind.std(axis=1, ddof=1) * np.sqrt((1 - rows / total) / rows)
+    chance = stats.t.isf(CHANCE, rows - 1) * spread
+    kept = np.flatnonzero(distance <= chance)
+    if (chance[kept] - distance[kept] <= TOLERANCE * means[best]).all():
+        return np.array([best])
+    return kept
+
+
+def _in_full(errors: np.ndarray, winner: int) -> np.ndarray:
+    """`(exponents,)` sums over all rows, of `(exponents, rows)` with NaN where an exponent was not tried.
+
+    What lacks rows is the winner's sum times their ratio on the rows that were tried.
+    """
+    sums = np.empty(len(errors))
+    for exponent, row in enumerate(errors):
+        known = ~np.isnan(row)
+        if known.all():
+            sums[exponent] = row.sum()
+        else:
+            base = errors[winner, known].sum()
+            sums[exponent] = row[known].sum() / base * errors[winner].sum() if base > 0 else row[known].sum()
+    return sums

@@ -1,0 +1,137 @@
+"""The output errors of one linear: the exhaustive grid, or exponents that race.
+
+The exhaustive grid computes every error exactly, in the arithmetic of the settings. Racing is for models that it would
+take hours for: the best exponents and everything that claims read by name are computed on all rows, the rest estimated
+on some (`awq_core.exponent_race`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awq_core.exponent_race import race_exponents
+from awq_core.measured import ALPHAS, JUDGED_BITS, is_judged
+from awq_core.mechanism import Mechanism, measure_mechanism
+from awq_core.moments import MeasurementError
+from awq_core.output_error import error_grid
+from awq_core.quantizer import QuantizerName
+from awq_core.row_errors import LinearRows
+from awq_core.scales import linear_scales
+from awq_core.second_moment import SecondMoment
+
+NAMED_ALPHAS = (0.0, 0.5, 1.0)
+"""Exponents that claims ask about by name: none, the guide's optimum, and the largest."""
+
+
+@dataclass(frozen=True)
+class LinearErrors:
+    """What is known of one linear's errors.
+
+    Attributes:
+        errors: `(quantizers, bits, exponents, splits)`, squared relative output errors.
+        row_share: the same shape, share of the output rows that each was measured on; 1 is exact.
+        mechanism: what other scales do.
+        short: whether products were made in bfloat16.
+    """
+
+    errors: np.ndarray
+    row_share: np.ndarray
+    mechanism: Mechanism
+    short: bool = False
+
+
+def exhaustive_errors(
+    weight: Tensor,
+    magnitude: Tensor,
+    moments: Sequence[SecondMoment],
+    quantizers: tuple[QuantizerName, ...],
+    bits: tuple[int, ...],
+) -> LinearErrors:
+    """Every error exactly.
+
+    Args:
+        weight: `(out, in)`, in the arithmetic of the errors.
+        magnitude: `(in,)`, of calibration tokens.
+        moments: of calibration and of held-out tokens.
+        quantizers: which roundings.
+        bits: which precisions.
+    """
+    matrices = [moment.matrix() for moment in moments]
+    errors = error_grid(weight, alpha_scales(weight, magnitude), quantizers, bits, matrices)
+    found = errors.cpu().numpy().astype(np.float64)
+
+    def others(scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
+        return error_grid(weight, scales, ("asym-g128",), bits, matrices)[0].double().cpu().numpy()
+
+    return LinearErrors(found, np.ones_like(found), measure_mechanism(weight, magnitude, others, JUDGED_BITS))
+
+
+def raced_errors(
+    weight: Tensor,
+    magnitude: Tensor,
+    moments: tuple[SecondMoment, SecondMoment],
+    quantizers: tuple[QuantizerName, ...],
+    bits: tuple[int, ...],
+    shares: tuple[float, float],
+) -> LinearErrors:
+    """The best exponents and what claims name exactly, the rest estimated.
+
+    Args:
+        weight: `(out, in)`.
+        magnitude: `(in,)`, of calibration tokens.
+        moments: of calibration and of held-out tokens.
+        quantizers: which roundings.
+        bits: which precisions.
+        shares: of the output rows that are looked at at all, where claims read the errors and elsewhere; 1 for all.
+    """
+    arithmetic = moments[0].arithmetic
+    rows = LinearRows(weight, arithmetic, shares[0])
+    shown = rows if shares[1] == shares[0] else LinearRows(weight, arithmetic, shares[1])
+    scales = alpha_scales(rows.weight, magnitude)
+    if arithmetic == torch.float32:
+        named = scales[[ALPHAS.index(alpha) for alpha in NAMED_ALPHAS]]
+        rows.shorten(named, [(quantizer, b) for quantizer in quantizers for b in (min(bits), max(bits))], moments)
+        shown.short = rows.short
+    powers = {looked_at: tuple(looked_at.power(moment) for moment in moments) for looked_at in {rows, shown}}
+    shape = (len(quantizers), len(bits), len(ALPHAS), len(moments))
+    errors, row_share = np.empty(shape), np.empty(shape)
+    for q, quantizer in enumerate(quantizers):
+        for b, precision in enumerate(bits):
+            judged = is_judged(quantizer, precision)
+            looked_at = rows if judged else shown
+            asked = [ALPHAS.index(alpha) for alpha in (NAMED_ALPHAS if judged else NAMED_ALPHAS[:1])]
+            found = race_exponents(looked_at, scales, quantizer, precision, moments, powers[looked_at], asked)
+            errors[q, b], row_share[q, b] = found.errors, found.row_share
+
+    def others(scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
+        found = np.full((len(bits), len(scales), len(moments)), np.nan)
+        first = 1 if heldout_only else 0
+        for b, precision in enumerate(bits):
+            summed = rows.total_errors(scales, "asym-g128", precision, moments[first:])
+            found[b, :, first:] = summed.T / np.array(powers[rows][first:])
+        return found
+
+    mechanism = measure_mechanism(rows.weight, magnitude, others, JUDGED_BITS)
+    return LinearErrors(errors, row_share, mechanism, rows.short)
+
+
+def alpha_scales(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """The scales of every exponent of the grid, `(exponents, in)`, in the weight's dtype."""
+    alphas = torch.tensor(ALPHAS, dtype=weight.dtype, device=weight.device)
+    return linear_scales(magnitude.to(weight), alphas)
+
+
+def checked(found: LinearErrors, name: str) -> LinearErrors:
+    """The same errors.
+
+    Raises:
+        MeasurementError: if one is NaN or infinite.
+    """
+    if not np.isfinite(found.errors).all():
+        raise MeasurementError(f"{name}: an output error is NaN or infinite")
+    return found

@@ -1,0 +1,130 @@
+"""Output errors of one linear, output row by output row, for many candidates at once.
+
+Rows of a linear do not influence one another: its error is the sum of theirs. So some rows, spread over all, say how
+candidates compare before the others have been looked at, and rows are what work is divided into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awq_core.products import multiplies_bfloat16
+from awq_core.quantizer import QuantizerName
+from awq_core.racing import spread_order
+from awq_core.rounding import rounding_differences
+from awq_core.second_moment import SecondMoment
+
+CHUNK_ELEMENTS = 1_200_000
+"""Rounded weights in one product: enough rows for it to be efficient, few enough to stay in a processor's cache."""
+
+SHORT_NOISE = 2.5e-4
+"""Share of a total that products in bfloat16 may change: a quarter of what the race over exponents tolerates."""
+
+TRIED_ROWS = 128
+"""Rows on which products in bfloat16 are compared with single precision."""
+
+FEWEST_ROWS = 64
+"""A share of the rows is never fewer than this."""
+
+
+class LinearRows:
+    """The output rows of one linear, in an order in which any first few are spread over all.
+
+    Args:
+        weight: `(out, in)`.
+        arithmetic: dtype of the errors.
+        share: of the rows that is looked at; 1 for all.
+
+    Attributes:
+        count: how many rows are looked at.
+        weight: `(count, in)`, these rows.
+        short: whether errors are multiplied in bfloat16.
+    """
+
+    def __init__(self, weight: Tensor, arithmetic: torch.dtype, share: float = 1.0) -> None:
+        out_features = len(weight)
+        self.count = min(out_features, max(FEWEST_ROWS, round(share * out_features)))
+        self.share = self.count / out_features
+        order = torch.as_tensor(spread_order(out_features)[: self.count], device=weight.device)
+        self.weight = weight[order].to(arithmetic)  # (rows, in)
+        self.transposed = self.weight.T.contiguous()  # (in, rows)
+        self.short = False
+
+    def power(self, moment: SecondMoment) -> float:
+        """Squared output without rounding, summed over rows and tokens; 1 where it is 0, as all errors are 0 then."""
+        chunks = self.weight.split(self._rows_at_once())
+        power = sum(float(moment.row_errors(chunk).sum(dtype=torch.float64)) for chunk in chunks)
+        return power if power != 0 else 1.0
+
+    def total_errors(
+        self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment]
+    ) -> np.ndarray:
+        """Squared output errors under every candidate, `(splits, candidates)`, summed over rows; see `errors`."""
+        total: np.ndarray = self.errors(scales, quantizer, bits, moments, slice(0, self.count)).sum(axis=2)
+        return total
+
+    def errors(
+        self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment], rows: slice
+    ) -> np.ndarray:
+        """Squared output errors of some rows under every candidate.
+
+        Args:
+            scales: `(candidates, in)`.
+            quantizer: which rounding.
+            bits: precision.
+            moments: one for each split of the tokens.
+            rows: which, in this object's order.
+
+        Returns:
+            `(splits, candidates, rows)`, float64.
+        """
+        # Gathered where the weights are: one transfer to the host, not one for every product.
+        found = torch.empty(
+            len(moments), len(scales), rows.stop - rows.start, dtype=torch.float64, device=self.transposed.device
+        )
+        for start in range(rows.start, rows.stop, self._rows_at_once()):
+            stop = min(rows.stop, start + self._rows_at_once())
+            chosen = self.transposed[:, start:stop]  # (in, n)
+            at_once = max(1, CHUNK_ELEMENTS // chosen.numel())
+            for first in range(0, len(scales), at_once):
+                candidates = slice(first, min(len(scales), first + at_once))
+                difference = rounding_differences(chosen, scales[candidates].T.contiguous(), quantizer, bits)
+                flat = difference.flatten(1).T.contiguous()  # (candidates * n, in)
+                for m, moment in enumerate(moments):
+                    errors = moment.row_errors(flat, short=self.short).unflatten(0, difference.shape[1:])
+                    found[m, candidates, start - rows.start : stop - rows.start] = errors
+        return found.cpu().numpy()
+
+    def shorten(
+        self, scales: Tensor, settings: Sequence[tuple[QuantizerName, int]], moments: Sequence[SecondMoment]
+    ) -> None:
+        """Multiply in bfloat16 from now on, if that moves no total by more than `SHORT_NOISE`, as some rows say.
+
+        Args:
+            scales: `(candidates, in)`, of the candidates that are tried.
+            settings: quantizer and bits at which they are tried.
+            moments: of every split.
+        """
+        if not multiplies_bfloat16(self.weight.device):
+            return
+        some = slice(0, min(self.count, TRIED_ROWS))
+        for quantizer, bits in settings:
+            exact = self.errors(scales, quantizer, bits, moments, some)  # (splits, candidates, rows)
+            self.short = True
+            change = self.errors(scales, quantizer, bits, moments, some) - exact
+            self.short = False
+            mean = np.maximum(exact.mean(axis=2), np.finfo(float).tiny)
+            chance = change.std(axis=2, ddof=1)
+            # Rounding is independent from row to row: in a difference of two totals it adds up as chance does.
+            noise = np.sqrt(2 / self.count) * chance / mean
+            shift = np.abs(change.mean(axis=2)) - 3 * chance / np.sqrt(exact.shape[2])
+            if (noise > SHORT_NOISE).any() or (shift > SHORT_NOISE * mean).any():
+                return
+        self.short = True
+
+    def _rows_at_once(self) -> int:
+        return max(1, CHUNK_ELEMENTS // len(self.transposed))

@@ -1,0 +1,137 @@
+"""Racing exponents against trying them all, on every linear of the embedded models and of any others at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from awq_core.exponent_race import TOLERANCE, race_exponents
+from awq_core.kept_blocks import Arrays
+from awq_core.layers import LayerSettings, measure_layers
+from awq_core.linear_errors import alpha_scales
+from awq_core.measured import ALPHAS
+from awq_core.row_errors import LinearRows
+from awq_core.second_moment import SecondMoment
+from awq_core.streaming import BlockStream
+from fixtures.measuring import ModelMeasurement
+from fixtures.models.resolve import MODELS_VARIABLE, resolve
+from fixtures.opening import open_source
+from fixtures.options import Options
+from fixtures.progress import MeasurementProgress
+
+EXTERNAL = Path(os.environ[MODELS_VARIABLE]) if MODELS_VARIABLE in os.environ else None
+MODELS = ["embedded-tiny", "embedded-small"] + sorted(
+    [folder.name for folder in EXTERNAL.iterdir() if folder.is_dir()] if EXTERNAL else []
+)
+RACED = LayerSettings(arithmetic=torch.float32, raced=True)
+
+
+def opened(name: str) -> ModelMeasurement:
+    options = Options([name], "quick", "cpu", None, 0, False, None, None, EXTERNAL, None)
+    measurement = open_source(resolve(name, EXTERNAL), options, MeasurementProgress(None), print).measurement
+    assert isinstance(measurement, ModelMeasurement)
+    return measurement
+
+
+def measured_with(measurement: ModelMeasurement, settings: LayerSettings) -> xr.Dataset:
+    tokens = {"calibration": measurement.tokens.calibration[:16], "heldout": measurement.tokens.heldout[:16]}
+    stream = BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups)
+    return measure_layers(stream, settings)[1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_race_finds_what_the_exhaustive_grid_finds(name: str) -> None:
+    measurement = opened(name)
+    every = measured_with(measurement, LayerSettings())
+    raced = measured_with(measurement, RACED)
+    exact, found = (dataset["output_error"].sel(split="calibration").values for dataset in (every, raced))
+    chosen = np.take_along_axis(exact, found.argmin(axis=-1)[..., None], axis=-1)[..., 0]
+    assert (chosen <= exact.min(axis=-1) * (1 + TOLERANCE)).all()
+    assert (found.argmin(axis=-1) == exact.argmin(axis=-1)).mean() > 0.97
+    # What was measured on all rows is right, but where a weight lies half way between two codes in single precision.
+    whole = raced["row_share"].values == 1
+    off = np.abs(raced["output_error"].values / every["output_error"].values - 1)
+    assert np.quantile(off[whole], 0.99) < 1e-3
+    assert off[whole].max() < 0.05
+    # The rest are estimates, and better ones than none.
+    if not whole.all():
+        assert np.median(off[~whole]) < 0.05
+
+
+def test_what_claims_name_is_measured_on_all_rows() -> None:
+    raced = measured_with(opened("embedded-small"), RACED)
+    judged = raced.sel(bits=[3, 4], quantizer="asym-g128")
+    for alpha in (0.0, 0.5, 1.0):
+        assert (judged["row_share"].sel(alpha=alpha) == 1).all()
+    best = judged["output_error"].sel(split="calibration", drop=True).argmin("alpha")
+    assert (judged["row_share"].isel(alpha=best) == 1).all()
+    assert float(raced["row_share"].min()) < 1  # there were rows to save
+
+
+def test_a_winner_that_few_rows_speak_against_is_found() -> None:
+    """One heavy row among many light ones decides the sum."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(400, 64, generator=generator, dtype=torch.float64)
+    weight[123] *= 30
+    inputs = torch.randn(500, 64, generator=generator, dtype=torch.float64)
+    inputs[:, 5] *= 20
+    moment = SecondMoment(64, torch.float64)
+    moment.update(inputs)
+    rows = LinearRows(weight, torch.float64)
+    scales = alpha_scales(weight, inputs.abs().mean(dim=0))
+    power = rows.power(moment)
+    found = race_exponents(rows, scales, "asym-g128", 3, (moment, moment), (power, power), [])
+    every = rows.total_errors(scales, "asym-g128", 3, [moment])[0] / power
+    assert found.errors[:, 0].argmin() == every.argmin()
+    assert found.row_share[found.errors[:, 0].argmin()].tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(found.errors[every.argmin(), 0], every.min(), rtol=1e-12)
+
+
+def test_a_linear_without_inputs_has_no_errors() -> None:
+    moment = SecondMoment(64, torch.float64)
+    rows = LinearRows(torch.randn(300, 64, dtype=torch.float64), torch.float64)
+    scales = alpha_scales(rows.weight, torch.zeros(64, dtype=torch.float64))
+    power = rows.power(moment)
+    found = race_exponents(rows, scales, "asym-g128", 3, (moment, moment), (power, power), [0])
+    assert (found.errors == 0).all()
+    assert len(scales) == len(ALPHAS)
+
+
+class InMemory:
+    """Keeps blocks up to one, then fails: a process that is killed."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.blocks: dict[int, Arrays] = {}
+        self.last = last
+
+    def read(self, index: int) -> Arrays | None:
+        return self.blocks.get(index)
+
+    def write(self, index: int, arrays: Arrays) -> None:
+        self.blocks[index] = arrays
+        if index == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("settings", [LayerSettings(), RACED], ids=["exhaustive", "raced"])
+def test_a_run_that_was_interrupted_goes_on_where_it_was(settings: LayerSettings) -> None:
+    measurement = opened("embedded-tiny")
+    tokens = {"calibration": measurement.tokens.calibration[:4], "heldout": measurement.tokens.heldout[:16]}
+
+    def measure(kept: InMemory) -> tuple[xr.Dataset, xr.Dataset]:
+        return measure_layers(
+            BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups), settings, kept=kept
+        )
+
+    whole = measure(InMemory())
+    interrupted = InMemory(last=1)
+    with pytest.raises(KeyboardInterrupt):
+        measure(interrupted)
+    interrupted.last = None
+    for before, after in zip(whole, measure(interrupted), strict=True):
+        xr.testing.assert_identical(before, after)

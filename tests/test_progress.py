@@ -1,0 +1,84 @@
+"""What measuring says of itself while it runs."""
+
+import io
+import re
+
+import pytest
+
+import fixtures.progress
+from fixtures.progress import MeasurementProgress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(fixtures.progress, "time", clock)
+    return clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def run(progress, clock, durations, steps="blocks"):
+    with progress.stage("tiny: layers", steps) as step:
+        for done, seconds in enumerate(durations, start=1):
+            clock.now += seconds
+            step(done, len(durations))
+
+
+def test_a_long_stage_says_now_and_then_how_far_it_is(clock):
+    stream = io.StringIO()
+    run(MeasurementProgress(stream), clock, [12.0] * 24)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "measuring tiny: layers, 3 of 24 blocks, about 4 minutes left"
+    assert lines[1] == "measuring tiny: layers, 6 of 24 blocks, about 4 minutes left"
+    assert lines[-2] == "measuring tiny: layers, 21 of 24 blocks, about 36 seconds left"
+    assert lines[-1] == "measured tiny: layers in 288.0 s"
+    assert len(lines) == 7 + 1
+
+
+def test_a_step_that_takes_longer_than_that_says_so_at_its_end(clock):
+    stream = io.StringIO()
+    run(MeasurementProgress(stream), clock, [600.0] * 3, "strategies")
+    assert stream.getvalue().splitlines()[:2] == [
+        "measuring tiny: layers, 1 of 3 strategies, about 20 minutes left",
+        "measuring tiny: layers, 2 of 3 strategies, about 10 minutes left",
+    ]
+
+
+def test_blocks_of_an_earlier_run_do_not_promise_a_quick_end(clock):
+    stream = io.StringIO()
+    run(MeasurementProgress(stream), clock, [0.0] * 12 + [60.0] * 12)
+    last = stream.getvalue().splitlines()[-3]
+    assert last == "measuring tiny: layers, 22 of 24 blocks, about 2 minutes left"
+
+
+def test_a_short_stage_says_its_time_alone(clock):
+    stream = io.StringIO()
+    run(MeasurementProgress(stream), clock, [2.0] * 6)
+    assert stream.getvalue() == "measured tiny: layers in 12.0 s\n"
+    silent = MeasurementProgress(None)
+    run(silent, clock, [40.0] * 3)
+    assert silent.seconds == {"tiny: layers": 120.0}
+
+
+def test_a_terminal_shows_what_is_left(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = MeasurementProgress(stream)
+    with progress.stage("tiny: layers") as step:
+        step(1, 1000)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "measuring tiny: layers" in shown
+    assert re.search(r"1/1000 .*about \d+ seconds? left", shown)

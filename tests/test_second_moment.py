@@ -1,0 +1,81 @@
+"""Second moments by column blocks, and what rounding changes, against the plain definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from awq_core.products import product_with_rows
+from awq_core.quantizer import QuantizerName
+from awq_core.row_errors import LinearRows
+from awq_core.rounding import rounding_differences
+from awq_core.scales import scaled_round_to_nearest
+from awq_core.second_moment import BLOCK_COLUMNS, SecondMoment
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("width", [1, 64, BLOCK_COLUMNS, 2 * BLOCK_COLUMNS + 7])
+def test_a_second_moment_by_blocks_is_the_whole(width: int) -> None:
+    inputs, rows = drawn(50, width), drawn(9, width, seed=1)
+    moment = SecondMoment(width, torch.float64)
+    for part in inputs.split(17):
+        moment.update(part)
+    torch.testing.assert_close(moment.matrix(), inputs.T @ inputs)
+    torch.testing.assert_close(moment.row_errors(rows), (inputs @ rows.T).square().sum(dim=0))
+    moment.update(inputs)  # more tokens after errors were asked for
+    torch.testing.assert_close(moment.row_errors(rows), 2 * (inputs @ rows.T).square().sum(dim=0))
+
+
+def test_products_in_bfloat16_are_nearly_exact_and_their_diagonal_is() -> None:
+    inputs = drawn(400, 700, dtype=torch.float32)
+    inputs[:, 3] *= 1000  # one channel holds nearly all of the sum
+    rows = drawn(200, 700, seed=1, dtype=torch.float32)
+    moment = SecondMoment(700, torch.float32)
+    moment.update(inputs)
+    exact = (inputs.double() @ rows.double().T).square().sum(dim=0)
+    short = moment.row_errors(rows, short=True).double()
+    assert float((short / exact - 1).abs().quantile(0.5)) < 1e-4
+    assert float(short.sum() / exact.sum() - 1) == pytest.approx(0, abs=1e-4)
+
+
+def test_bfloat16_is_refused_where_the_terms_cancel() -> None:
+    """Rows of a difference that are nearly orthogonal to all inputs: what is left of the sum is rounding."""
+    inputs = drawn(300, 64, dtype=torch.float32)
+    inputs += 100 * drawn(300, 1, seed=2, dtype=torch.float32)  # one direction, shared by all channels
+    moment = SecondMoment(64, torch.float32)
+    moment.update(inputs)
+    rows = LinearRows(drawn(256, 64, seed=1, dtype=torch.float32), torch.float32)
+    rows.shorten(torch.ones(1, 64), [("asym-g128", 8)], [moment])
+    assert not rows.short
+
+
+@pytest.mark.parametrize("quantizer", ["asym-g128", "sym-channel"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("width", [48, 200, 256])
+def test_what_rounding_changes_is_the_quantizers(quantizer: QuantizerName, bits: int, width: int) -> None:
+    weight = drawn(20, width)
+    weight[3] = 0  # a row of zeros
+    weight[4] = weight[4].abs() + 1  # groups of one sign
+    scales = drawn(5, width, seed=1).abs() + 0.1
+    found = rounding_differences(weight.T.contiguous(), scales.T.contiguous(), quantizer, bits)
+    for index, scale in enumerate(scales):
+        expected = scaled_round_to_nearest(weight, scale, quantizer, bits) - weight
+        torch.testing.assert_close(found[:, index].T, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_unknown_quantizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="asym-g128 or sym-channel"):
+        rounding_differences(torch.ones(8, 2), torch.ones(8, 1), "nearest", 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_are_the_products(dtype: torch.dtype) -> None:
+    left, right = drawn(30, 40, dtype=dtype), drawn(50, 40, seed=1, dtype=dtype)
+    found = product_with_rows(left, right[:, :40])
+    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype is not torch.bfloat16 else {"rtol": 1e-2, "atol": 0.2}
+    torch.testing.assert_close(found.double(), left.double() @ right.double().T, **tolerance)
+    sliced = product_with_rows(left[:, 5:25], right[:, 5:25])  # views of wider matrices
+    torch.testing.assert_close(sliced.double(), left[:, 5:25].double() @ right[:, 5:25].double().T, **tolerance)

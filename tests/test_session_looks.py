@@ -1,0 +1,69 @@
+"""Whole sessions in which the losses are scored look by look: the verdicts of one look, for less, and what is said."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fixtures.texts.effort import EFFORTS
+from tests.suite_sessions import assert_no_traceback, text
+
+CLEAR = tuple(f"claims/test_salience.py::test_{name}" for name in ("one_percent", "ninety_nine", "weight_is_chance"))
+"""Claims that one look decides on embedded-tiny, and that need no calibration."""
+
+
+@pytest.fixture
+def looking(suite, monkeypatch):
+    """Sessions in which every model is too large for one look."""
+    monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], one_look_operations=1, most_operations=None))
+
+    def run(*options, **settings):
+        result = suite.run(*options, **settings)
+        assert_no_traceback(result)
+        content = json.loads((suite.output / settings.get("model", "tiny") / "evidence.json").read_text())
+        return result, content["model"]["looks"], {claim["key"]: claim for claim in content["claims"]}
+
+    return run
+
+
+def test_clear_claims_stop_at_the_first_look_with_the_verdicts_of_all_windows(looking):
+    settings = {"model": "embedded-tiny", "texts": False}
+    result, looks, claims = looking(claims=CLEAR, **settings)
+    shown = " then ".join(map(str, looks["windows"]))
+    result.stdout.fnmatch_lines([f"*losses look by look, as far as claims need them: {shown} of 128 windows"])
+    assert result.ret == 0, "a verdict differs from the registered one, which all windows gave"
+    assert (looks["windows"], looks["level"]) == ([16, 32, 64, 128], 0.9875)
+    assert looks["strategies_at_look"] == [4 + 2 * 12, 0, 0, 0]
+    assert looks["stopped"] == "no claim needed another look"
+    assert len(claims) == 5
+    for claim in claims.values():
+        assert (claim["interval"]["n"], claim["interval"]["looks"]) == (16, 4)
+        assert claim["details"]["look"] == "1 of 4, 16 windows"
+
+    # A claim that is asked alone has the same evidence, and finds it in the cache.
+    result, _, alone = looking(claims=CLEAR[:1], **settings)
+    result.stdout.fnmatch_lines(["*measured before: judged from the cache"])
+    for key, claim in alone.items():
+        assert {name: claim[name] for name in ("estimate", "interval")} == {
+            name: claims[key][name] for name in ("estimate", "interval")
+        }
+
+
+def test_where_rounding_costs_nothing_nothing_else_is_scored(looking, tmp_path):
+    """A random model loses nothing by rounding: of its strategies two are made, whose seconds are compared."""
+    longer = tmp_path / "longer.txt"
+    longer.write_text(text(1000, seed=5), encoding="utf-8")
+    claims = ("claims/test_payoff.py", "claims/test_bits.py", "claims/test_gptq.py", "claims/test_calibration.py")
+    _, looks, found = looking("--heldout-text", longer, "-k", "not traffic", claims=claims)
+    assert looks["strategies_at_look"] == [4 + len(("awq-block-4", "gptq-4")), *[0] * (looks["count"] - 1)]
+    waiting = {"payoff.perplexity@4", "bits.cliff@3", "gptq.close@4", "calibration.robust@3", "calibration.robust@4"}
+    assert {found[key]["verdict"] for key in waiting} == {"insufficient data"}
+    assert found["gptq.slower"]["details"]["what is counted"].startswith("4 bits, all blocks")
+    assert found["gptq.slower"]["estimate"] > 0
+
+
+def test_one_look_has_no_more_to_say(suite):
+    result = suite.run()
+    assert "look by look" not in result.stdout.str()
+    looks = json.loads((suite.output / "tiny" / "evidence.json").read_text())["model"]["looks"]
+    assert (looks["rule"], looks["count"], looks["level"]) == ("one look", 1, 0.95)

@@ -1,0 +1,193 @@
+"""Only what the selected claims read is measured; what `--stages` leaves out makes its claims not applicable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import fixtures.measuring
+from awq_core.evidence import Verdict
+from claims import register
+from claims.catalogue import whole_catalogue
+from claims.claim import NotApplicableError, Setting
+from claims.judging import judge
+from fixtures.errors import UserError
+from fixtures.measuring import ModelMeasurement
+from fixtures.stages import EVERY, check_option, stages_to_measure
+from tests.suite_sessions import EVERY_CLAIM, assert_no_traceback, everything
+from tests.synthetic_measured import synthetic_measured
+
+PAYOFF = ("claims/test_payoff.py",)
+CATALOGUE = whole_catalogue()
+
+
+@pytest.fixture
+def fresh(suite, monkeypatch, tmp_path):
+    """An empty cache, and what is measured into it, in order."""
+    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(tmp_path))
+    done = []
+    for name in ("measure_layers", "measure_traffic", "calibrate_model", "measure_model_level"):
+        real = getattr(fixtures.measuring, name)
+
+        def counted(*arguments, name=name, real=real, **options):
+            done.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(fixtures.measuring, name, counted)
+    return done
+
+
+def model_of(suite):
+    return json.loads((suite.output / "tiny" / "evidence.json").read_text())["model"]
+
+
+def claims_of(suite):
+    claims = json.loads((suite.output / "tiny" / "evidence.json").read_text())["claims"]
+    return {claim["key"]: claim for claim in claims}
+
+
+@pytest.mark.parametrize("claim", CATALOGUE.values(), ids=CATALOGUE)
+def test_a_claim_reads_what_it_says_and_nothing_else(claim):
+    whole = synthetic_measured(rtn_gap=0.1, twins=3)
+    other = replace(synthetic_measured("synthetic-large", seed=1, twins=3), parameters=10 * whole.parameters)
+    bits = Setting(claim.bits[0] if claim.bits else None)
+
+    def left(without):
+        kept = [replace(m, **dict.fromkeys(without)) for m in (whole, other)]
+        return tuple(kept) if claim.level == "pair" else kept[0]
+
+    unread = {"traffic", "losses"} - set(claim.reads)
+    plain = judge(claim, left(()), bits).as_dict()
+    assert judge(claim, left(unread), bits).as_dict() == plain
+    for stage in {"traffic", "losses"} & set(claim.reads):
+        with pytest.raises(UNANSWERED):
+            ask(claim, left({stage}), bits)
+        evidence = judge(claim, left({stage}), bits)
+        assert evidence.verdict is Verdict.NOT_APPLICABLE
+        verb = "was" if stage == "traffic" else "were"
+        assert evidence.reason == f"{'other ' * (stage == 'traffic')}{stage} {verb} not measured (--stages)"
+    if "twins" not in claim.stages:
+        assert judge(claim, replace(whole, twins=()), bits).as_dict() == plain
+
+
+UNANSWERED = (NotApplicableError, LookupError)
+
+
+def ask(claim, subject, setting):
+    """The claim's own function; that of `replication.verdicts` skips what was not measured."""
+    if claim.id == "replication.verdicts":
+        raise NotApplicableError
+    return claim.estimate(subject, setting)
+
+
+def test_the_option_s_stages():
+    assert stages_to_measure("all", ()) == EVERY
+    assert stages_to_measure("needed", ()) == {"layers"}
+    assert stages_to_measure("needed", ("layers", "losses")) == {"layers", "losses"}
+    assert stages_to_measure("losses", ("layers", "twins", "traffic")) == {"layers", "twins", "losses"}
+    assert stages_to_measure("layers, traffic", ("losses",)) == {"layers", "traffic"}
+    for given in ("", "loses", "layers,,losses", "needed,losses", "twins"):
+        with pytest.raises(UserError, match="is no stage; give needed, all, or some of layers,traffic,losses"):
+            check_option(given)
+
+
+def test_a_stage_that_is_none_is_one_line(suite):
+    result = suite.run("--stages=layers,loses")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --stages 'layers,loses': 'loses' is no stage; give needed, all, or some of" in everything(result)
+
+
+def test_claims_about_layers_measure_layers_alone(suite, fresh):
+    result = suite.run("-k", "some_layer")
+    assert fresh == ["measure_layers"] * 4  # and the twins, which stand beside
+    assert "  stages measured: layers, untrained twins (--stages needed)" in everything(result)
+    assert model_of(suite)["stages"] == ["layers", "twins"]
+    assert claims_of(suite)["concentration.some-layer"]["twin_estimate"] is not None
+    assert "perplexity was not measured on tiny" in everything(result)
+
+
+def test_claims_about_losses_measure_no_twins_and_no_traffic(suite, fresh):
+    suite.run("-k", "logits", claims=PAYOFF)
+    assert fresh == ["measure_layers", "calibrate_model", "measure_model_level"]
+    assert model_of(suite)["twin_seeds"] == []
+
+
+def test_what_several_claims_read_is_measured_once_before_the_first(suite, fresh, monkeypatch):
+    judged = []
+    real = judge
+    monkeypatch.setattr("claims.conftest.judge_claim", lambda *given: judged.append(len(fresh)) or real(*given))
+    suite.run("-k", "(layers and 3-bit) or logits", claims=PAYOFF)
+    assert sorted(fresh) == sorted(["measure_layers"] * 4 + ["calibrate_model", "measure_model_level"])
+    before = len(fresh)
+    again = suite.run("-k", "(layers and 3-bit) or logits", claims=PAYOFF)
+    assert len(fresh) == before
+    assert "judged from the cache" in everything(again)
+    suite.run("-k", "fake_traffic", claims=("claims/test_calibration.py",))
+    assert fresh[before:] == ["measure_traffic"] * 2  # only what is new
+
+
+def test_all_stages_are_measured_where_asked_for(suite):
+    result = suite.run("-k", "some_layer", "--stages=all")
+    assert model_of(suite)["stages"] == ["layers", "twins", "traffic", "losses"]
+    assert "--stages" not in everything(result)
+    assert "perplexity was not measured" not in everything(result)
+
+
+def test_one_size_alone_needs_nothing_of_replication(suite, fresh):
+    suite.run(claims=("claims/test_replication.py",))
+    assert fresh == ["measure_layers"]
+
+
+def test_claims_whose_stage_is_left_out_are_not_applicable(suite, monkeypatch):
+    folder = suite.pytester.path
+    monkeypatch.setattr(ModelMeasurement, "_losses", None)
+    monkeypatch.setattr("claims.deviations_file.FOLDER", folder)
+    suite.run("-k", "nothing or some_layer", claims=EVERY_CLAIM)
+    conditions = {key: model_of(suite)[key] for key in ("effort", "seed", "weights_hash")}
+    (folder / "tiny.toml").write_text(
+        "[conditions]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in conditions.items())
+    )
+    result = suite.run("--stages=traffic", claims=EVERY_CLAIM)
+    assert_no_traceback(result)
+    claims = claims_of(suite)
+    assert len(claims) == sum(len(claim.keys()) for claim in CATALOGUE.values())
+    for key, claim in claims.items():
+        reads = CATALOGUE[key.split("@")[0]].reads
+        if "losses" in reads and not key.startswith("replication"):
+            assert claim["reason"] == "losses were not measured (--stages)", key
+            assert claim["registered"] is None, key  # it says nothing of a registered verdict
+        else:
+            assert "--stages" not in claim["reason"], key
+    assert claims["payoff.layers@4"]["registered"] is not None
+    assert (suite.output / "tiny" / "diagnostic.json").is_file()
+    assert "perplexity was not measured" in (suite.output / "tiny" / "report.html").read_text()
+
+
+def test_figures_are_drawn_of_what_was_measured(suite, monkeypatch):
+    monkeypatch.undo()  # of the shortened sessions, which draw nothing
+    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(suite.material.cache))
+    assert_no_traceback(suite.run("-k", "four_times_smaller", claims=("claims/test_bits.py",)))
+    drawn = {path.stem for path in (suite.output / "tiny" / "figures").iterdir()}
+    assert {"kurtosis_by_block", "reduction_by_linear", "error_by_direction"} <= drawn
+    assert "perplexity_by_strategy" not in drawn
+    assert model_of(suite)["stages"] == ["layers"]
+
+
+def test_workers_of_xdist_measure_what_is_needed(suite, tmp_path, monkeypatch):
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(tmp_path))
+    result = suite.run("-n1", "-k", "fake_traffic", claims=("claims/test_calibration.py",))
+    assert_no_traceback(result)
+    assert "  stages measured: layers, untrained twins, other traffic (--stages needed)" in everything(result)
+    assert list(tmp_path.rglob("losses.nc")) == []
+    assert len(list(tmp_path.rglob("traffic.nc"))) == 2
+    assert model_of(suite)["stages"] == ["layers", "twins", "traffic"]
+    assert (suite.output / "tiny" / "diagnostic.json").is_file()
+
+
+def test_a_run_without_all_stages_is_not_registered(tmp_path, monkeypatch):
+    record = {"complete": True, "model": {"name": "tiny", "stages": ["layers", "twins"]}, "claims": []}
+    (tmp_path / "evidence.json").write_text(json.dumps(record))
+    monkeypatch.setattr("sys.argv", ["register", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"evidence\.json lacks other traffic, losses; run all claims, all stages"):
+        register.main()
