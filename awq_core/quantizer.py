@@ -16,6 +16,10 @@ SMALLEST_RANGE = 1e-5
 """llm-awq's floor under a group's range, so that a constant group does not divide by zero."""
 
 
+CHUNK_ELEMENTS = 250_000
+"""Weights of one matrix that are rounded at once."""
+
+
 class QuantizedGroups(NamedTuple):
     """Integer codes of a weight matrix and what turns them back: `w = (code - zero_point) * step`."""
 
@@ -101,14 +105,28 @@ def quantize_rows(weight: Tensor, bits: int) -> Tensor:
 def round_to_nearest(weight: Tensor, quantizer: QuantizerName, bits: int) -> Tensor:
     """Dequantized weights `(..., out, in)` under one of the two quantizers that claims are judged with.
 
+    Weights of half precision are rounded in single: which code is nearest is not for their format to blur.
+
     Raises:
         ValueError: for a quantizer that does not exist.
     """
-    if quantizer == "asym-g128":
-        return quantize_groups(weight, bits, deployed_group_size(weight.shape[-1])).dequantize()
-    if quantizer == "sym-channel":
-        return quantize_rows(weight, bits)
-    raise ValueError(f"quantizer must be asym-g128 or sym-channel, got {quantizer!r}")
+    if quantizer not in ("asym-g128", "sym-channel"):
+        raise ValueError(f"quantizer must be asym-g128 or sym-channel, got {quantizer!r}")
+
+    def rounded(rows: Tensor) -> Tensor:
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        if quantizer == "sym-channel":
+            return quantize_rows(rows, bits)
+        return quantize_groups(rows, bits, deployed_group_size(rows.shape[-1])).dequantize()
+
+    per_part = max(1, CHUNK_ELEMENTS // weight.shape[-1])
+    if weight.ndim != 2 or len(weight) <= per_part:
+        return rounded(weight).to(weight.dtype)
+    # Rows are rounded apart from one another: a few at a time, every step works in the processor's cache.
+    result = torch.empty_like(weight)
+    for part, target in zip(weight.split(per_part), result.split(per_part), strict=True):
+        target.copy_(rounded(part))
+    return result
 
 
 def _check_bits(bits: int, least: int = 1) -> None:

@@ -24,6 +24,9 @@ CHUNK_ELEMENTS = 1_200_000
 SHORT_NOISE = 2.5e-4
 """Share of a total that products in bfloat16 may change: a quarter of what the race over exponents tolerates."""
 
+SHORT_NOISE_OF_SOME = 2.5e-3
+"""The same where some rows stand for all, which leaves more than that open."""
+
 TRIED_ROWS = 128
 """Rows on which products in bfloat16 are compared with single precision."""
 
@@ -102,7 +105,7 @@ class LinearRows:
     def shorten(
         self, scales: Tensor, settings: Sequence[tuple[QuantizerName, int]], moments: Sequence[SecondMoment]
     ) -> None:
-        """Multiply in bfloat16 from now on, if that moves no total by more than `SHORT_NOISE`, as some rows say.
+        """Multiply in bfloat16 from now on, if that hardly moves a total, as some rows say.
 
         Args:
             scales: `(candidates, in)`, of the candidates that are tried.
@@ -122,7 +125,8 @@ class LinearRows:
             # Rounding is independent from row to row: in a difference of two totals it adds up as chance does.
             noise = np.sqrt(2 / self.count) * chance / mean
             shift = np.abs(change.mean(axis=2)) - 3 * chance / np.sqrt(exact.shape[2])
-            if (noise > SHORT_NOISE).any() or (shift > SHORT_NOISE * mean).any():
+            most = SHORT_NOISE if self.share == 1 else SHORT_NOISE_OF_SOME
+            if (noise > most).any() or (shift > most * mean).any():
                 return
         self.short = True
 

@@ -78,7 +78,9 @@ def test_folding_changes_no_logit(kind: str, key_value_heads: int, biases: bool,
     down = "model.layers.0.mlp.down_proj.weight"
     assert not torch.allclose(linears[down], model.get_parameter(down))
     with applied(model, linears | others):
-        torch.testing.assert_close(logits(model, seed), expected, rtol=1e-10, atol=1e-10)
+        # The model's norms round to single precision inside, where the last bit of a float64 may decide one way or the
+        # other: nearly always nothing of it is seen, and never more than a few units of single precision.
+        torch.testing.assert_close(logits(model, seed), expected, rtol=2e-6, atol=2e-6)
     assert torch.equal(logits(model, seed), expected)
 
 
