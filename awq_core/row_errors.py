@@ -21,8 +21,8 @@ from awq_core.second_moment import SecondMoment
 CHUNK_ELEMENTS = 1_200_000
 """Rounded weights in one product: enough rows for it to be efficient, few enough to stay in a processor's cache."""
 
-SHORT_NOISE = 2.5e-4
-"""Share of a total that products in bfloat16 may change: a quarter of what the race over exponents tolerates."""
+SHORT_NOISE = 5e-4
+"""Share of a total that products in bfloat16 may change: half of what the race over exponents tolerates."""
 
 SHORT_NOISE_OF_SOME = 2.5e-3
 """The same where some rows stand for all, which leaves more than that open."""
@@ -124,7 +124,7 @@ class LinearRows:
             chance = change.std(axis=2, ddof=1)
             # Rounding is independent from row to row: in a difference of two totals it adds up as chance does.
             noise = np.sqrt(2 / self.count) * chance / mean
-            shift = np.abs(change.mean(axis=2)) - 3 * chance / np.sqrt(exact.shape[2])
+            shift = np.abs(change.mean(axis=2)) - 5 * chance / np.sqrt(exact.shape[2])
             most = SHORT_NOISE if self.share == 1 else SHORT_NOISE_OF_SOME
             if (noise > most).any() or (shift > most * mean).any():
                 return

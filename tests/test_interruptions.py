@@ -8,7 +8,6 @@ import pytest
 from benchmarks.interruptions import Runs, differences, interrupted, main, without_times
 from tests.suite_sessions import ROOT, pytest_arguments
 
-
 SEED = 10
 """Its first moment lies in the middle of the time: a run is measuring then."""
 
