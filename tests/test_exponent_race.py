@@ -25,9 +25,8 @@ from fixtures.options import Options
 from fixtures.progress import MeasurementProgress
 
 EXTERNAL = Path(os.environ[MODELS_VARIABLE]) if MODELS_VARIABLE in os.environ else None
-MODELS = ["embedded-tiny", "embedded-small"] + sorted(
-    [folder.name for folder in EXTERNAL.iterdir() if folder.is_dir()] if EXTERNAL else []
-)
+OTHERS = sorted(folder.name for folder in EXTERNAL.iterdir() if folder.is_dir()) if EXTERNAL else []
+MODELS = ["embedded-tiny", "embedded-small", *OTHERS]
 RACED = LayerSettings(arithmetic=torch.float32, raced=True)
 
 

@@ -7,8 +7,8 @@ import torch
 
 from awq_core.products import product_with_rows
 from awq_core.quantizer import QuantizerName
-from awq_core.row_errors import LinearRows
 from awq_core.rounding import rounding_differences
+from awq_core.row_errors import LinearRows
 from awq_core.scales import scaled_round_to_nearest
 from awq_core.second_moment import BLOCK_COLUMNS, SecondMoment
 
