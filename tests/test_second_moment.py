@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awq_core.products import product_with_rows
+from awq_core.products import multiplies_bfloat16, product_with_rows
 from awq_core.quantizer import QuantizerName
 from awq_core.rounding import rounding_differences
 from awq_core.row_errors import LinearRows
@@ -42,14 +42,18 @@ def test_products_in_bfloat16_are_nearly_exact_and_their_diagonal_is() -> None:
 
 
 def test_bfloat16_is_refused_where_the_terms_cancel() -> None:
-    """Rows of a difference that are nearly orthogonal to all inputs: what is left of the sum is rounding."""
-    inputs = drawn(300, 64, dtype=torch.float32)
-    inputs += 100 * drawn(300, 1, seed=2, dtype=torch.float32)  # one direction, shared by all channels
+    """Channels in pairs that are nearly the same, under weights of opposite signs: little is left of a large sum."""
+    half = 100 * drawn(300, 32, dtype=torch.float32)
+    inputs = torch.stack([half, half + 0.1 * drawn(300, 32, seed=2, dtype=torch.float32)], dim=2).flatten(1)
+    weights = drawn(256, 32, seed=1, dtype=torch.float32)
     moment = SecondMoment(64, torch.float32)
     moment.update(inputs)
-    rows = LinearRows(drawn(256, 64, seed=1, dtype=torch.float32), torch.float32)
-    rows.shorten(torch.ones(1, 64), [("asym-g128", 8)], [moment])
+    rows = LinearRows(torch.stack([weights, -weights], dim=2).flatten(1), torch.float32)
+    rows.shorten(torch.ones(1, 64), [("sym-channel", 8)], [moment])
     assert not rows.short
+    alike = LinearRows(torch.stack([weights, weights], dim=2).flatten(1), torch.float32)
+    alike.shorten(torch.ones(1, 64), [("sym-channel", 8)], [moment])
+    assert alike.short == multiplies_bfloat16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("quantizer", ["asym-g128", "sym-channel"])

@@ -153,7 +153,7 @@ def test_a_run_can_be_registered_and_then_passes(suite, folder, monkeypatch, cap
 
 
 def test_a_run_of_some_claims_cannot_be_registered(suite, folder, monkeypatch):
-    suite.run()
+    suite.run("--stages", "all")
     monkeypatch.setattr("sys.argv", ["register", str(suite.output / "tiny")])
     with pytest.raises(SystemExit, match=r"lacks \d+ claims, such as bits.cliff@3"):
         register.main()

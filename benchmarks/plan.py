@@ -1,0 +1,102 @@
+"""What measuring a model would take that is not at hand: operations, bytes, time and memory, from its shape alone.
+
+    python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
+
+Operations are those of `fixtures/models/cost.py`. The strategies' forward passes and half of the layers' products run
+at the rate of 16-bit products, second moments and the other half at that of single precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.shapes import SHAPES, Shape
+from fixtures.measuring import TWIN_SEEDS
+from fixtures.models.checking import ModelDescription
+from fixtures.models.cost import bytes_in_words, estimate_cost, time_in_words
+from fixtures.models.resolve import ModelSource
+from fixtures.stages import STAGES
+from fixtures.texts.effort import EFFORTS
+
+LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}
+"""Shapes that are planned and never made here."""
+
+SHORT_SHARE = {"losses": 1.0}
+"""Share of a stage's operations that 16-bit products do; a half elsewhere."""
+
+
+def described(name: str, shape: Shape) -> ModelDescription:
+    """A model's description without its files."""
+    key_value = shape.key_value_heads * shape.hidden // shape.heads
+    block = (
+        (shape.hidden, shape.hidden),
+        (key_value, shape.hidden),
+        (key_value, shape.hidden),
+        (shape.hidden, shape.hidden),
+        (shape.intermediate, shape.hidden),
+        (shape.intermediate, shape.hidden),
+        (shape.hidden, shape.intermediate),
+    )
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    parameters = embeddings + shape.blocks * sum(rows * columns for rows, columns in block)
+    return ModelDescription(
+        source=ModelSource(name, Path("."), None, None, None, "folder"),
+        model_type="qwen2",
+        architectures=("Qwen2ForCausalLM",),
+        hidden_size=shape.hidden,
+        blocks=shape.blocks,
+        context=shape.context,
+        vocabulary=shape.vocabulary,
+        parameters=parameters,
+        weight_bytes=2 * parameters,
+        download_bytes=2 * parameters,
+        linears=block * shape.blocks,
+    )
+
+
+def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) -> list[str]:
+    """The plan in lines.
+
+    Args:
+        name: of a shape.
+        effort: name of the effort.
+        rate: operations a second of 16-bit products.
+        slow_rate: of products in single precision.
+        fetch: bytes a second at which weights are fetched.
+    """
+    description = described(name, (SHAPES | LARGER)[name])
+    whole = estimate_cost(description, EFFORTS[effort], 1.0, twins=len(TWIN_SEEDS), element_bytes=2)
+    lines = [f"{name}: {description.parameters:,} parameters, effort {effort}, bfloat16"]
+    total = description.download_bytes / fetch
+    lines.append(f"  fetching {bytes_in_words(description.download_bytes)}: {time_in_words(total)}")
+    for stage in STAGES:
+        cost = estimate_cost(
+            description, EFFORTS[effort], 1.0, twins=len(TWIN_SEEDS), element_bytes=2, stages=frozenset({stage})
+        )
+        short = SHORT_SHARE.get(stage, 0.5)
+        seconds = cost.seconds * (short / rate + (1 - short) / slow_rate)
+        total += seconds
+        lines.append(f"  {stage}: {cost.seconds / 1e15:.2f} PFLOP, {time_in_words(seconds)}")
+    lines.append(
+        f"  together: {time_in_words(total)}; memory {bytes_in_words(whole.memory_bytes)} on the device, "
+        f"disk {bytes_in_words(whole.disk_bytes)}"
+    )
+    return lines
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="What measuring a model of some shape would take.")
+    parser.add_argument("shape", choices=SHAPES | LARGER)
+    parser.add_argument("--effort", choices=sorted(EFFORTS), default="standard")
+    parser.add_argument("--rate", type=float, required=True, help="operations a second of 16-bit matrix products")
+    parser.add_argument("--slow-rate", type=float, required=True, help="of products in single precision, TF32 off")
+    parser.add_argument("--fetch", type=float, default=2e8, help="bytes a second at which weights are fetched")
+    given = parser.parse_args()
+    sys.stdout.write("\n".join(plan(given.shape, given.effort, given.rate, given.slow_rate, given.fetch)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
