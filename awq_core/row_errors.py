@@ -59,7 +59,7 @@ class LinearRows:
 
     def power(self, moment: SecondMoment) -> float:
         """Squared output without rounding, summed over rows and tokens; 1 where it is 0, as all errors are 0 then."""
-        chunks = self.weight.split(self._rows_at_once())
+        chunks = self.transposed.split(self._rows_at_once(), dim=1)
         power = sum(float(moment.row_errors(chunk).sum(dtype=torch.float64)) for chunk in chunks)
         return power if power != 0 else 1.0
 
@@ -96,7 +96,7 @@ class LinearRows:
             for first in range(0, len(scales), at_once):
                 candidates = slice(first, min(len(scales), first + at_once))
                 difference = rounding_differences(chosen, scales[candidates].T.contiguous(), quantizer, bits)
-                flat = difference.flatten(1).T.contiguous()  # (candidates * n, in)
+                flat = difference.flatten(1)  # (in, candidates * n)
                 for m, moment in enumerate(moments):
                     errors = moment.row_errors(flat, short=self.short).unflatten(0, difference.shape[1:])
                     found[m, candidates, start - rows.start : stop - rows.start] = errors

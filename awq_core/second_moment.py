@@ -17,7 +17,7 @@ from torch import Tensor
 
 from awq_core.products import product_with_rows
 
-BLOCK_COLUMNS = 320
+BLOCK_COLUMNS = 448
 """About how wide a column block is: narrower ones save more of the square, and each product gets less efficient."""
 
 
@@ -52,18 +52,24 @@ class SecondMoment:
         """`e_r = E_r G E_r^T` of every row.
 
         Args:
-            rows: `(rows, width)`, E, in `arithmetic`.
+            rows: `(width, rows)`, E transposed, in `arithmetic`.
             short: multiply in bfloat16, but for the diagonal of `G`, which holds most of the sum; add in `arithmetic`.
 
         Returns:
             `(rows,)`, in squared output units, summed over tokens.
         """
         factors = self._factors_of(short)
-        left = rows.to(torch.bfloat16) if short else rows
-        errors = rows.square() @ self._diagonal() if short else rows.new_zeros(len(rows))
+        if short:
+            brief = rows.to(torch.bfloat16)
+            errors = self._diagonal() @ rows.square()
+            for block, factor in zip(self._blocks, factors, strict=True):
+                errors += ((factor @ brief[: block.stop]) * rows[block]).sum(dim=0)
+            return errors
+        errors = rows.new_zeros(rows.shape[1])
+        upright = rows.T.contiguous()  # (rows, width)
         for block, factor in zip(self._blocks, factors, strict=True):
-            spread = product_with_rows(left[:, : block.stop], factor)  # (rows, b)
-            errors += (rows[:, block] * spread).sum(dim=1)
+            spread = product_with_rows(upright[:, : block.stop], factor)  # (rows, b)
+            errors += spread.mul_(upright[:, block]).sum(dim=1)
         return errors
 
     def _factors_of(self, short: bool) -> list[Tensor]:

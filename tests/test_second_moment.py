@@ -24,9 +24,9 @@ def test_a_second_moment_by_blocks_is_the_whole(width: int) -> None:
     for part in inputs.split(17):
         moment.update(part)
     torch.testing.assert_close(moment.matrix(), inputs.T @ inputs)
-    torch.testing.assert_close(moment.row_errors(rows), (inputs @ rows.T).square().sum(dim=0))
+    torch.testing.assert_close(moment.row_errors(rows.T), (inputs @ rows.T).square().sum(dim=0))
     moment.update(inputs)  # more tokens after errors were asked for
-    torch.testing.assert_close(moment.row_errors(rows), 2 * (inputs @ rows.T).square().sum(dim=0))
+    torch.testing.assert_close(moment.row_errors(rows.T), 2 * (inputs @ rows.T).square().sum(dim=0))
 
 
 def test_products_in_bfloat16_are_nearly_exact_and_their_diagonal_is() -> None:
@@ -36,7 +36,7 @@ def test_products_in_bfloat16_are_nearly_exact_and_their_diagonal_is() -> None:
     moment = SecondMoment(700, torch.float32)
     moment.update(inputs)
     exact = (inputs.double() @ rows.double().T).square().sum(dim=0)
-    short = moment.row_errors(rows, short=True).double()
+    short = moment.row_errors(rows.T, short=True).double()
     assert float((short / exact - 1).abs().quantile(0.5)) < 1e-4
     assert float(short.sum() / exact.sum() - 1) == pytest.approx(0, abs=1e-4)
 
