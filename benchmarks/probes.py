@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.clock import Clock
 
@@ -60,7 +59,7 @@ class Probes:
         self,
         places: Mapping[str, str],
         managers: Mapping[str, Callable[..., str]],
-        counted: Iterable[str] = (),
+        counted: Mapping[str, Callable[..., tuple[torch.dtype, int]]] | None = None,
     ) -> Iterator[None]:
         """Probe functions for a while; they are as before afterwards.
 
@@ -68,7 +67,8 @@ class Probes:
             places: by `module:name` or `module:class.name`, the part for which the function's seconds count.
             managers: the same for functions that give a context manager; what happens inside it counts for the part
                 that is made of their arguments.
-            counted: functions `(m, k), (n, k) -> (m, n)` whose operations are counted for the part they are called in.
+            counted: by function, from its arguments to the dtype and the operations of its matrix products, which are
+                counted for the part that it is called in.
         """
         originals: list[tuple[Any, str, Any]] = []
 
@@ -86,8 +86,8 @@ class Probes:
                 exchange(place, partial(self._function, name))
             for place, naming in managers.items():
                 exchange(place, partial(self._manager, naming))
-            for place in counted:
-                exchange(place, self._counted)
+            for place, operations in (counted or {}).items():
+                exchange(place, partial(self._counted, operations))
             yield
         finally:
             for owner, attribute, function in reversed(originals):
@@ -101,11 +101,14 @@ class Probes:
 
         return timed
 
-    def _counted(self, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def _counted(
+        self, operations: Callable[..., tuple[torch.dtype, int]], function: Callable[..., Any]
+    ) -> Callable[..., Any]:
         @wraps(function)
-        def counted(left: Tensor, right: Tensor) -> Tensor:
-            self.products[self._open[-1]][left.dtype] += 2 * left.shape[0] * left.shape[1] * right.shape[0]
-            return function(left, right)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            dtype, count = operations(*args, **kwargs)
+            self.products[self._open[-1]][dtype] += count
+            return function(*args, **kwargs)
 
         return counted
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from awq_core.architecture import Architecture, blocks_of
 from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, GROUPED, Calibrated
@@ -15,6 +16,7 @@ from awq_core.layers import measure_layers
 from awq_core.losses import measure_losses
 from awq_core.measured import BITS, JUDGED_BITS
 from awq_core.model_level import ModelTokens, calibrate_model
+from awq_core.second_moment import SecondMoment
 from awq_core.strategies import Strategies, Strategy
 from awq_core.streaming import BlockStream
 from awq_core.traffic import measure_traffic
@@ -47,7 +49,24 @@ PLACES: dict[str, dict[str, str]] = {
 }
 """Where the parts of a run are in the suite."""
 
-COUNTED = ("awq_core.second_moment:product_with_rows", "awq_core.group_replay:product_with_rows")
+
+def _of_product(left: Tensor, right: Tensor) -> tuple[torch.dtype, int]:
+    """Operations of `(m, k) @ (n, k).T`."""
+    return left.dtype, 2 * left.shape[0] * left.shape[1] * right.shape[0]
+
+
+def _of_short_errors(moment: SecondMoment, rows: Tensor, *, short: bool = False) -> tuple[torch.dtype, int]:
+    """Operations in bfloat16; those in full precision are counted product by product."""
+    return torch.bfloat16, short * rows.shape[1] * sum(
+        2 * (block.stop - block.start) * block.stop for block in moment._blocks
+    )
+
+
+COUNTED: dict[str, Callable[..., tuple[torch.dtype, int]]] = {
+    "awq_core.second_moment:product_with_rows": _of_product,
+    "awq_core.group_replay:product_with_rows": _of_product,
+    "awq_core.second_moment:SecondMoment.row_errors": _of_short_errors,
+}
 """Products that are counted as they are made: their number depends on what exponents are ruled out early."""
 
 REMAINDER = {"layers": "rest", "traffic": "errors", "calibrating": "rest", "losses": "quantized weights"}
