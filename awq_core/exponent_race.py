@@ -3,7 +3,8 @@
 The exhaustive grid (2 quantizers, 5 precisions, 21 exponents, calibration and held-out tokens) is 420 products of a
 linear with a second moment, most of them for exponents that a few rows rule out. Here exponents race over output rows,
 calibration tokens deciding: after each round, those that are behind by more than chance explains are dropped. What is
-left after the last row has been tried in full, so the winner is the exhaustive grid's, or within `TOLERANCE` of it.
+left after the last row has been tried in full, so the winner is the exhaustive grid's, or within `TOLERANCE`
+(`racing.py`) of it.
 
 An exponent that was dropped has an estimate from the rows that it was tried on: its error there over the winner's on
 the same rows, times the winner's. `row_share` says for every number what share of the rows it was measured on: 1 for
@@ -16,10 +17,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from awq_core.quantizer import QuantizerName
+from awq_core.racing import survivors
 from awq_core.row_errors import LinearRows
 from awq_core.second_moment import SecondMoment
 
@@ -35,9 +36,6 @@ HELDOUT_ROWS = 64
 GROWTH = 2
 CHANCE = 1e-4
 """How often chance alone may drop an exponent that is as good as the best so far (Student's t, paired by row)."""
-
-TOLERANCE = 1e-3
-"""Once all that are left lie surely within this share of the best one's error, the best so far wins."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def race_exponents(
         _try(rows, scales, quantizer, bits, moments[:1], left, upto, calibration, tried)
         if upto == total or len(left) == 1:
             break
-        left = left[_survivors(calibration[left, :upto], total)]
+        left = left[survivors(calibration[left, :upto], total, CHANCE)]
         if len(left) == 1:
             break
         upto = min(total, upto * GROWTH)
@@ -126,22 +124,6 @@ def _try(
             scales[exponents.tolist()], quantizer, bits, moments, slice(start, upto)
         )[0]
         tried[exponents] = upto
-
-
-def _survivors(errors: np.ndarray, total: int) -> np.ndarray:
-    """Indices of those that go on, of `(exponents, rows)` tried so far; one alone where that is decided."""
-    rows = errors.shape[1]
-    means = errors.mean(axis=1)
-    best = int(np.argmin(means))
-    behind = errors - errors[best]  # paired: a row that is hard is hard for all
-    distance = means - means[best]
-    # The rows are drawn from a finite number without replacement: once all are tried nothing is left to chance.
-    spread = behind.std(axis=1, ddof=1) * np.sqrt((1 - rows / total) / rows)
-    chance = stats.t.isf(CHANCE, rows - 1) * spread
-    kept = np.flatnonzero(distance <= chance)
-    if (chance[kept] - distance[kept] <= TOLERANCE * means[best]).all():
-        return np.array([best])
-    return kept
 
 
 def _in_full(errors: np.ndarray, winner: int) -> np.ndarray:

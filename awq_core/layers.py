@@ -79,9 +79,9 @@ def measure_layers(
             source.advance(block)
         else:
             source.skip(block)
-            # A block that was kept takes the lead as it did when it was measured.
-            leaders.replayed([record["errors"] for record in from_arrays(known)[1]])
         block_sites, block_linears = from_arrays(known)
+        # A block that was kept takes the lead as it did when it was measured; one just measured has it already.
+        leaders.replayed([record["errors"] for record in block_linears])
         sites += block_sites
         linears += block_linears
         progress(block + 1, source.blocks)

@@ -78,7 +78,7 @@ def race(
             raise FloatingPointError("a loss is NaN or infinite")
         tried[left] = done = upto
         if done < cases:
-            left = _survivors(losses[:, :done], left, cases)
+            left = left[survivors(losses[left, :done], cases, CHANCE)]
         if done == cases or len(left) == 1:
             break
         upto = min(cases, math.ceil(done * GROWTH))
@@ -92,22 +92,25 @@ def spread_order(cases: int) -> np.ndarray:
     return np.argsort(np.argsort((np.arange(cases) * golden) % 1.0))
 
 
-def _survivors(losses: np.ndarray, left: np.ndarray, every: int) -> np.ndarray:
+def survivors(losses: np.ndarray, every: int, chance: float) -> np.ndarray:
     """Who goes on; the best alone where the others are surely no better than that by more than the tolerance.
 
     Args:
-        losses: `(candidates, cases tried)`.
-        left: who is in the race.
+        losses: `(candidates, cases tried)`, of those that are in the race.
         every: how many cases there are in all.
+        chance: how often an equally good candidate may be dropped (Student's t).
+
+    Returns:
+        Indices into the candidates given.
     """
     cases = losses.shape[1]
-    means = losses[left].mean(axis=1)
+    means = losses.mean(axis=1)
     best = int(np.argmin(means))
-    behind = losses[left] - losses[left[best]]  # (left, cases): paired, as the same cases are hard for all
+    behind = losses - losses[best]  # (candidates, cases): paired, as the same cases are hard for all
     distance = means - means[best]
     error = behind.std(axis=1, ddof=1) * np.sqrt((1 - cases / every) / cases)
-    chance = stats.t.isf(CHANCE, cases - 1) * error
-    kept = distance <= chance
-    if (chance[kept] - distance[kept] <= TOLERANCE * means[best]).all():
-        return left[best : best + 1]  # none can be better than the best so far by more than the tolerance
-    return left[kept]
+    explained = stats.t.isf(chance, cases - 1) * error
+    kept = np.flatnonzero(distance <= explained)
+    if (explained[kept] - distance[kept] <= TOLERANCE * means[best]).all():
+        return np.array([best])  # none can be better than the best so far by more than the tolerance
+    return kept

@@ -148,17 +148,17 @@ class _Traffic:
     def _tuned_error(self, name: str, rows: LinearRows, calibration: _Inputs, heldout: _Inputs) -> np.ndarray:
         """`[judged bits]`, held-out error with scales and exponent from given calibration tokens."""
         scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
+        moments = (calibration.moment, heldout.moment)
+        powers = (rows.power(calibration.moment), rows.power(heldout.moment))
         found = []
         for bits in JUDGED_BITS:
             if self.settings.raced:
-                powers = (rows.power(calibration.moment), rows.power(heldout.moment))
-                moments = (calibration.moment, heldout.moment)
                 raced = race_exponents(rows, scales, QUANTIZER, bits, moments, powers, ()).errors
                 found.append(raced[raced[:, 0].argmin(), 1])
             else:
                 tried = rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0]
                 best = scales[int(tried.argmin())].unsqueeze(0)
-                found.append(self._errors(rows, best, bits, heldout)[0])
+                found.append(rows.total_errors(best, QUANTIZER, bits, moments[1:])[0, 0] / powers[1])
         return _checked(np.array(found), name)
 
     def _usual_errors(self, name: str, rows: LinearRows, heldout: _Inputs) -> tuple[np.ndarray, np.ndarray]:
@@ -167,16 +167,14 @@ class _Traffic:
         site = self.channels["linear_site"].sel(linear=name).item()
         usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: weight.shape[1]]
         magnitude = torch.as_tensor(usual, dtype=weight.dtype, device=weight.device)
+        power = rows.power(heldout.moment)
         found = []
         for bits in JUDGED_BITS:
             alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=name))], dtype=weight.dtype)
-            found.append(self._errors(rows, linear_scales(magnitude, alphas.to(weight.device)), bits, heldout))
+            scales = linear_scales(magnitude, alphas.to(weight.device))
+            found.append(rows.total_errors(scales, QUANTIZER, bits, [heldout.moment])[0] / power)
         plain, scaled = _checked(np.array(found), name).T
         return plain, scaled
-
-    def _errors(self, rows: LinearRows, scales: Tensor, bits: int, inputs: _Inputs) -> np.ndarray:
-        """`(candidates,)`, squared relative output errors."""
-        return rows.total_errors(scales, QUANTIZER, bits, [inputs.moment])[0] / rows.power(inputs.moment)
 
 
 def _checked(errors: np.ndarray, name: str) -> np.ndarray:

@@ -10,11 +10,12 @@ import pytest
 import torch
 import xarray as xr
 
-from awq_core.exponent_race import TOLERANCE, race_exponents
+from awq_core.exponent_race import race_exponents
 from awq_core.kept_blocks import Arrays
 from awq_core.layers import LayerSettings, measure_layers
 from awq_core.linear_errors import alpha_scales
 from awq_core.measured import ALPHAS
+from awq_core.racing import TOLERANCE
 from awq_core.row_errors import LinearRows
 from awq_core.second_moment import SecondMoment
 from awq_core.streaming import BlockStream
