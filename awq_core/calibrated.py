@@ -56,6 +56,7 @@ def calibrate(
     *,
     arithmetic: torch.dtype = torch.float32,
     exhaustive: bool = False,
+    first_blocks: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     kept: KeptBlocks = NOTHING_KEPT,
 ) -> Calibrated:
@@ -69,13 +70,15 @@ def calibrate(
         methods: of `METHODS`; clipping needs `awq-block`, and so does `awq-grouped`.
         arithmetic: dtype of second moments and GPTQ.
         exhaustive: try every exponent on every token, as llm-awq does.
+        first_blocks: calibrate so many blocks from the first on and no more; None for all.
         progress: called with `(blocks done, blocks)`.
         kept: where each block's results are kept; blocks that it holds, of the same calibration, are not measured.
     """
     stream = BlockStream(model, architecture, {"calibration": calibration}, groups=1)
     result = Calibrated()
     behind: list[int] = []  # kept blocks that the stream has not passed yet: it need not if no block comes after them
-    for block, module in enumerate(stream.modules):
+    blocks = stream.blocks if first_blocks is None else min(first_blocks, stream.blocks)
+    for block, module in enumerate(stream.modules[:blocks]):
         arrays = kept.read(block)
         if arrays is None:
             while behind:
@@ -96,7 +99,7 @@ def calibrate(
             found = restored_block(arrays, architecture, block, next(module.parameters()).device)
             behind.append(block)
         result.add(found)
-        progress(block + 1, stream.blocks)
+        progress(block + 1, blocks)
     return result
 
 

@@ -31,7 +31,9 @@ FIRST_ROWS = 128
 """At least: a few heavy rows decide what fewer say."""
 
 HELDOUT_ROWS = 64
-"""On so many rows every exponent's held-out error is estimated."""
+"""On so many rows at most every exponent's held-out error is estimated; on no more than `HELDOUT_SHARE` of them."""
+
+HELDOUT_SHARE = 1 / 8
 
 GROWTH = 2
 CHANCE = 1e-4
@@ -71,39 +73,85 @@ def race_exponents(
         powers: squared output on either, summed over the rows.
         named: indices of exponents that are measured in full whoever wins.
     """
-    count, total = len(scales), rows.count
-    calibration = np.full((count, total), np.nan)
-    tried = np.zeros(count, dtype=int)
-    left = np.arange(count)
-    first = min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
-    upto = first
-    while True:
-        _try(rows, scales, quantizer, bits, moments[:1], left, upto, calibration, tried)
-        if upto == total or len(left) == 1:
-            break
-        left = left[survivors(calibration[left, :upto], total, CHANCE)]
-        if len(left) == 1:
-            break
-        upto = min(total, upto * GROWTH)
-    winner = int(left[np.argmin(calibration[left, : tried[left].min()].sum(axis=1))])
-    full = np.array(sorted({winner, *named, *(left if upto == total else ())}))
-    for exponent in full:
-        _try(rows, scales, quantizer, bits, moments[:1], np.array([exponent]), total, calibration, tried)
-    winner = int(full[np.argmin(calibration[full].sum(axis=1))])
+    total = rows.count
+    calibration = _race(rows, scales, quantizer, bits, moments[0], named)
+    winner, full = calibration.winner, calibration.full
     judged = np.array(sorted({winner, *named}))  # on held-out tokens, which choose nothing
-    few = min(first, HELDOUT_ROWS)
-    heldout = np.full((count, total), np.nan)
+    few = max(1, min(HELDOUT_ROWS, round(HELDOUT_SHARE * total)))
+    heldout = np.full((len(scales), total), np.nan)
     heldout[:, :few] = rows.errors(scales, quantizer, bits, moments[1:], slice(0, few))[0]
     if few < total:
         rest = rows.errors(scales[judged.tolist()], quantizer, bits, moments[1:], slice(few, total))[0]
         heldout[judged, few:] = rest
-    everyone = np.arange(count)
-    measured = np.stack([tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
-    errors = np.stack([_in_full(calibration, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
+    everyone = np.arange(len(scales))
+    measured = np.stack([calibration.tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
+    errors = np.stack([_in_full(calibration.errors, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
     # What was dropped is worse than the winner, whatever the few rows say that it was tried on.
     others = ~np.isin(everyone, full) & (errors[winner, 0] > 0)
     errors[others, 0] = np.maximum(errors[others, 0], np.nextafter(errors[winner, 0], np.inf))
     return RacedErrors(errors, measured / total * rows.share)
+
+
+def fittest_exponent(
+    rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment
+) -> int:
+    """Index of the exponent with the least error on calibration tokens, and nothing about the others.
+
+    Args:
+        rows: of the linear.
+        scales: `(exponents, in)`, from calibration tokens.
+        quantizer: which rounding.
+        bits: precision.
+        moment: of calibration tokens.
+    """
+    return _race(rows, scales, quantizer, bits, moment, ()).winner
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """How a race ended.
+
+    Attributes:
+        winner: index of the exponent that won.
+        full: indices of those that were tried on every row.
+        errors: `(exponents, rows)`, squared output errors; NaN where not tried.
+        tried: `(exponents,)`, on how many rows each was tried.
+    """
+
+    winner: int
+    full: np.ndarray
+    errors: np.ndarray
+    tried: np.ndarray
+
+
+def _race(
+    rows: LinearRows,
+    scales: Tensor,
+    quantizer: QuantizerName,
+    bits: int,
+    moment: SecondMoment,
+    named: Collection[int],
+) -> _Finish:
+    """Drop exponents until one is left, and try it and those that are named on all rows."""
+    count, total = len(scales), rows.count
+    errors = np.full((count, total), np.nan)
+    tried = np.zeros(count, dtype=int)
+    left = np.arange(count)
+    upto = min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
+    while True:
+        _try(rows, scales, quantizer, bits, (moment,), left, upto, errors, tried)
+        if upto == total or len(left) == 1:
+            break
+        left = left[survivors(errors[left, :upto], total, CHANCE)]
+        if len(left) == 1:
+            break
+        upto = min(total, upto * GROWTH)
+    winner = int(left[np.argmin(errors[left, : tried[left].min()].sum(axis=1))])
+    full = np.array(sorted({winner, *named, *(left if upto == total else ())}))
+    for exponent in full:
+        _try(rows, scales, quantizer, bits, (moment,), np.array([exponent]), total, errors, tried)
+    winner = int(full[np.argmin(errors[full].sum(axis=1))])
+    return _Finish(winner, full, errors, tried)
 
 
 def _try(

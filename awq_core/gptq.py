@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from awq_core.coded_weights import CodedWeight
+from awq_core.products import product_with_rows
 from awq_core.quantizer import steps_and_zero_points
 
 DAMPING = 0.01
@@ -19,6 +20,9 @@ DAMPING = 0.01
 
 BLOCK_SIZE = 128
 """Columns between two updates of all that follow. It decides the speed, not the result."""
+
+INVERTED_AT_ONCE = 256
+"""Width up to which a triangular factor is inverted by substitution. It too decides the speed alone."""
 
 
 def gptq(
@@ -131,19 +135,34 @@ def _steps(columns: Tensor, bits: tuple[int, ...], parts: list[slice], group_siz
 def _propagation(moment: Tensor, damping: float) -> Tensor:
     """`(in, in)`: row i says how column i's error, over its diagonal, is spread over the columns after it.
 
-    The upper Cholesky factor of the inverse of the damped second moment (the paper's step 3). The second moment is
+    The upper Cholesky factor of the inverse of the damped second moment H (the paper's step 3), without the inverse:
+    with the columns in reverse order `H = L L^T`, and `L^-1` in reverse order is the factor. The second moment is
     overwritten: with wide inputs each matrix of its size counts.
     """
     moment.diagonal().add_(damping * moment.diagonal().mean())
-    factor, info = torch.linalg.cholesky_ex(moment)
+    factor, info = torch.linalg.cholesky_ex(moment.flip(0, 1))
     if int(info) != 0:
         raise ValueError("GPTQ's damped second moment is not positive definite; the inputs hold NaN, or damping is 0")
-    inverse = torch.cholesky_inverse(factor, out=moment)
-    found: Tensor = torch.linalg.cholesky(inverse, upper=True, out=factor)
-    return found
+    _invert_lower(factor)
+    return factor.flip(0, 1)
+
+
+def _invert_lower(factor: Tensor) -> None:
+    """Overwrite a lower triangular matrix with its inverse, by halves: nearly all of it is matrix products."""
+    width = len(factor)
+    if width <= INVERTED_AT_ONCE:
+        identity = torch.eye(width, dtype=factor.dtype, device=factor.device)
+        factor.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        return
+    first, second = slice(0, width // 2), slice(width // 2, width)
+    _invert_lower(factor[first, first])
+    _invert_lower(factor[second, second])
+    # (A 0; B C)^-1 = (A^-1 0; -C^-1 B A^-1 C^-1)
+    spread = product_with_rows(factor[second, first], factor[first, first].T.contiguous())
+    factor[second, first] = product_with_rows(factor[second, second], spread.T.contiguous()).neg_()
 
 
 def gptq_operations(out_features: int, in_features: int, precisions: int = 1) -> int:
-    """Floating-point operations of one linear: two Cholesky factors and an inverse, which its precisions share, and
+    """Floating-point operations of one linear: a Cholesky factor and its inverse, which its precisions share, and
     every column's update at each of them."""
-    return round(5 / 3 * in_features**3) + precisions * out_features * in_features**2
+    return in_features**3 + precisions * out_features * in_features**2

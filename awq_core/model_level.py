@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from awq_core.architecture import Architecture
+from awq_core.architecture import Architecture, blocks_of
 from awq_core.calibrated import BLOCK, GPTQ, METHODS, Calibrated, calibrate
 from awq_core.equivalence import check_folding
 from awq_core.kept_blocks import NOTHING_KEPT, KeptBlocks
@@ -152,7 +152,7 @@ def measure_model_level(
             listed += made.calibrated(bits, found[suffix], suffix)
     attributes = {
         "search": chosen_exponents(found[""]),
-        "cost": {method: asdict(cost) for method, cost in found[""].costs.items()},
+        **costs_attributes(found[""], JUDGED_BITS, len(blocks_of(model, architecture))),
         **uncalibrated_attributes(model, architecture, tokens, seed),
     }
     return measure_losses(model, listed, tokens.heldout, attributes, progress, scores)
@@ -170,6 +170,14 @@ def uncalibrated_attributes(
             "few": len(tokens.few),
             "foreign": len(tokens.foreign),
         },
+    }
+
+
+def costs_attributes(found: Calibrated, bits: tuple[int, ...], blocks: int) -> dict[str, dict[str, Any]]:
+    """What calibrating took, by method, and which precisions and how many blocks are counted."""
+    return {
+        "cost": {method: asdict(cost) for method, cost in found.costs.items()},
+        "costed": {"bits": sorted(bits), "blocks": blocks},
     }
 
 

@@ -6,7 +6,7 @@ Where everything is scored anyway, `awq_core/model_level.py` calibrates once for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from awq_core.architecture import Architecture, applicable_folds, blocks_of
 from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, GROUPED, METHODS, Calibrated, calibrate
 from awq_core.folding import Parameters
 from awq_core.measured import JUDGED_BITS
-from awq_core.model_level import KeptByName, ModelTokens, chosen_exponents, nothing_kept
+from awq_core.model_level import KeptByName, ModelTokens, chosen_exponents, costs_attributes, nothing_kept
 from awq_core.strategies import Strategies, Strategy
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "-matched": (BLOCK, GPTQ),
 }
 """Calibrations on other tokens than the usual ones, by the suffix that tells them apart."""
+
+COSTED_BLOCKS = 3
+COSTED_BITS = (4,)
+"""On which calibrating is timed, whether or not any claim needs all blocks calibrated."""
 
 Needs = tuple[str, str, int]
 """Of one strategy: on which tokens, by suffix (the usual ones have none), with which method, for which precision."""
@@ -63,7 +67,6 @@ class OnDemand:
         self.kept = kept
         self._made = Strategies(model, architecture, channels, errors, seed)
         self._found: dict[str, Calibrated] = {}
-        self._costs: dict[str, dict[str, Any]] = {}
         self._needs: dict[str, Needs] = {}
         self.strategies = {strategy.name: strategy for strategy in self._listed()}
 
@@ -98,8 +101,6 @@ class OnDemand:
                 kept=self.kept(f"calibration{suffix} at {counted} with {','.join(chosen)}"),
             )
             self._found[suffix] = _merged(self._found.get(suffix), found)
-            if not suffix:
-                self._costs |= {method: {counted: asdict(cost)} for method, cost in found.costs.items()}
 
     def to_calibrate(self, names: Iterable[str]) -> dict[str, set[tuple[str, int]]]:
         """What some strategies need and no calibration has found yet: by suffix, methods and precisions."""
@@ -111,20 +112,27 @@ class OnDemand:
                     wanted.setdefault(suffix, set()).add((method, bits))
         return wanted
 
-    def record(self, name: str) -> dict[str, Any]:
-        """What is to be kept with a strategy's scores, plain: what its own search chose, and what that took.
-
-        Empty for what was not calibrated, or not on the usual tokens. Costs are by method and by the precisions that
-        were calibrated together, such as `"3,4"`.
-        """
-        suffix, method, _ = self._needs.get(name, ("-", "", 0))
+    def chosen(self, name: str) -> dict[str, dict[str, float]]:
+        """What a strategy's own search on the usual tokens chose (`chosen_exponents`); empty for one without."""
+        suffix, _, _ = self._needs.get(name, ("-", "", 0))
         if suffix or suffix not in self._found:
             return {}
-        exponents = chosen_exponents(self._found[suffix])
-        return {
-            "search": {key: value for key, value in exponents.items() if key == name},
-            "cost": {method: self._costs[method]} if method in self._costs else {},
-        }
+        return {key: value for key, value in chosen_exponents(self._found[suffix]).items() if key == name}
+
+    def costs(self, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, dict[str, Any]]:
+        """What calibrating takes (`costs_attributes`), seen on the first blocks: all are of one shape, or nearly."""
+        found = calibrate(
+            self.model,
+            self.architecture,
+            self.tokens.calibration,
+            COSTED_BITS,
+            (BLOCK, GPTQ),
+            arithmetic=self.arithmetic,
+            first_blocks=COSTED_BLOCKS,
+            progress=progress,
+        )
+        blocks = min(COSTED_BLOCKS, len(blocks_of(self.model, self.architecture)))
+        return costs_attributes(found, COSTED_BITS, blocks)
 
     def _listed(self) -> list[Strategy]:
         listed = [Strategy("full", 0, dict), self._made.round_to_nearest(2)]

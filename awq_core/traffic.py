@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,9 +17,8 @@ import xarray as xr
 from torch import Tensor
 
 from awq_core.choices import best_alpha
-from awq_core.exponent_race import race_exponents
+from awq_core.exponent_race import fittest_exponent
 from awq_core.kept_blocks import NOTHING_KEPT, Arrays, KeptBlocks
-from awq_core.layers import LayerSettings
 from awq_core.linear_errors import alpha_scales
 from awq_core.measured import JUDGED_BITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
@@ -34,30 +34,50 @@ CHOICES = ("rtn", "usual", "own")
 QUANTIZER: QuantizerName = "asym-g128"
 
 
+@dataclass(frozen=True)
+class TrafficSettings:
+    """How other traffic is measured.
+
+    Attributes:
+        arithmetic: dtype of second moments and errors.
+        raced: exponents race, where every one of them would be tried in full.
+        row_share: of every linear's output rows, how many are looked at.
+        own: try scales from each kind's own calibration passages too, which no claim judges.
+    """
+
+    arithmetic: torch.dtype = torch.float64
+    raced: bool = False
+    row_share: float = 1.0
+    own: bool = True
+
+    def splits(self) -> list[str]:
+        """What a source of these measurements holds."""
+        kinds = [[f"{kind} heldout", *([f"{kind} calibration"] if self.own else [])] for kind in TRAFFIC_KINDS]
+        return ["heldout", "random", *chain.from_iterable(kinds)]
+
+
 def measure_traffic(
     source: LayerSource,
     channels: xr.Dataset,
     errors: xr.Dataset,
-    settings: LayerSettings,
-    kind_rows: float = 1.0,
+    settings: TrafficSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
     kept: KeptBlocks = NOTHING_KEPT,
 ) -> xr.Dataset:
     """Dataset `traffic` (`docs/datasets.md`).
 
     Args:
-        source: its splits are `heldout`, `random`, and `<kind> calibration` and `<kind> heldout` of every kind.
+        source: its splits are those of the settings.
         channels: the layer-level instrument's first dataset, of the usual calibration.
         errors: its second, which holds the usual exponents.
-        settings: of the layer-level instrument: arithmetic, and whether exponents race.
-        kind_rows: share of every linear's output rows whose errors are measured under each kind of text.
+        settings: arithmetic, rows, whether exponents race.
         progress: called with `(blocks done, blocks)`.
         kept: blocks that were measured before, and where to keep those measured now.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
     """
-    measurement = _Traffic(source, channels, errors, settings, kind_rows)
+    measurement = _Traffic(source, channels, errors, settings)
     found = []
     for block in range(source.blocks):
         known = kept.read(block)
@@ -82,49 +102,39 @@ class _Inputs:
 
 class _Traffic:
     def __init__(
-        self, source: LayerSource, channels: xr.Dataset, errors: xr.Dataset, settings: LayerSettings, kind_rows: float
+        self, source: LayerSource, channels: xr.Dataset, errors: xr.Dataset, settings: TrafficSettings
     ) -> None:
         self.source = source
         self.channels = channels
+        self.short = dict(zip(errors["linear"].values.tolist(), errors["short_products"].values == 1, strict=True))
         self.settings = settings
-        self.kind_rows = kind_rows
         self.alphas = {bits: best_alpha(errors, QUANTIZER, bits) for bits in JUDGED_BITS}
 
     def block(self, block: int) -> Arrays:
         """Its results: names, and by kind magnitudes by site and errors by linear."""
         self.source.begin(block)
         linears = self.source.linears(block)
+        rows = {entry.name: self._rows(entry) for entry in linears}
         found: Arrays = {"linears": np.array([entry.name for entry in linears])}
         # Each split's second moments are dropped before the next kind's are gathered.
-        heldout = self._gather(block, linears, "heldout")
-        drawn = self._gather(block, linears, "random")
-        found["random_error"] = np.stack(
-            [
-                self._tuned_error(
-                    entry.name,
-                    self._rows(entry, self.settings.row_share),
-                    drawn[entry.site],
-                    heldout[entry.site],
-                )
-                for entry in linears
-            ]
-        )
+        drawn, heldout = (self._gather(block, linears, split) for split in ("random", "heldout"))
+        errors = self._errors(linears, rows, heldout, drawn, with_rtn=False)
+        found["usual_error"], found["random_error"] = np.moveaxis(errors, 2, 0)
         for kind in TRAFFIC_KINDS:
-            own = self._gather(block, linears, f"{kind} calibration")
+            own = self._gather(block, linears, f"{kind} calibration") if self.settings.own else None
             heldout = self._gather(block, linears, f"{kind} heldout")
             for index, inputs in enumerate(heldout.values()):
                 found[f"{kind} magnitude {index}"] = inputs.magnitude.double().cpu().numpy()
-            errors = []
-            for entry in linears:
-                rows = self._rows(entry, self.kind_rows)
-                tuned = self._tuned_error(entry.name, rows, own[entry.site], heldout[entry.site])
-                plain, usual = self._usual_errors(entry.name, rows, heldout[entry.site])
-                errors.append(np.stack([plain, usual, tuned], axis=-1))
-            found[f"{kind} error"] = np.stack(errors)  # (linears, judged bits, choices)
+            errors = self._errors(linears, rows, heldout, own, with_rtn=True)  # (linears, judged bits, choices)
+            lacking = len(CHOICES) - errors.shape[2]
+            found[f"{kind} error"] = np.pad(errors, ((0, 0), (0, 0), (0, lacking)), constant_values=np.nan)
         return found
 
-    def _rows(self, entry: LinearWeights, share: float) -> LinearRows:
-        return LinearRows(entry.weight, self.settings.arithmetic, share)
+    def _rows(self, entry: LinearWeights) -> LinearRows:
+        rows = LinearRows(entry.weight, self.settings.arithmetic, self.settings.row_share)
+        # Where products in bfloat16 were found to move no total of this linear: rows and tokens are fewer here.
+        rows.short = self.short[entry.name]
+        return rows
 
     def _gather(self, block: int, linears: Sequence[LinearWeights], split: str) -> dict[str, _Inputs]:
         """Second moment and magnitudes of every site, on one split."""
@@ -145,36 +155,45 @@ class _Traffic:
                 raise MeasurementError(f"block {block}, {site}: NaN or infinite activations on {split} tokens")
         return {site: _Inputs(moments[site], summed[site] / max(tokens[site], 1)) for site in widths}
 
-    def _tuned_error(self, name: str, rows: LinearRows, calibration: _Inputs, heldout: _Inputs) -> np.ndarray:
-        """`[judged bits]`, held-out error with scales and exponent from given calibration tokens."""
-        scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
-        moments = (calibration.moment, heldout.moment)
-        powers = (rows.power(calibration.moment), rows.power(heldout.moment))
+    def _errors(
+        self,
+        linears: Sequence[LinearWeights],
+        rows: dict[str, LinearRows],
+        heldout: dict[str, _Inputs],
+        calibration: dict[str, _Inputs] | None,
+        *,
+        with_rtn: bool,
+    ) -> np.ndarray:
+        """Held-out errors `(linears, judged bits, choices)`: without scales if asked, usual, and from a calibration."""
         found = []
-        for bits in JUDGED_BITS:
-            if self.settings.raced:
-                raced = race_exponents(rows, scales, QUANTIZER, bits, moments, powers, ()).errors
-                found.append(raced[raced[:, 0].argmin(), 1])
-            else:
-                tried = rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0]
-                best = scales[int(tried.argmin())].unsqueeze(0)
-                found.append(rows.total_errors(best, QUANTIZER, bits, moments[1:])[0, 0] / powers[1])
-        return _checked(np.array(found), name)
+        for entry in linears:
+            looked_at, judged_on = rows[entry.name], heldout[entry.site].moment
+            power = looked_at.power(judged_on)
+            by_bits = []
+            for bits in JUDGED_BITS:
+                usual = self._usual_scales(entry.name, looked_at, bits)
+                tried = [torch.ones_like(usual), usual] if with_rtn else [usual]
+                if calibration is not None:
+                    tried.append(self._fitted_scales(looked_at, calibration[entry.site], bits))
+                by_bits.append(looked_at.total_errors(torch.stack(tried), QUANTIZER, bits, [judged_on])[0] / power)
+            found.append(_checked(np.stack(by_bits), entry.name))
+        return np.stack(found)
 
-    def _usual_errors(self, name: str, rows: LinearRows, heldout: _Inputs) -> tuple[np.ndarray, np.ndarray]:
-        """`[judged bits]` each: without scales, and with those of the usual calibration."""
+    def _usual_scales(self, name: str, rows: LinearRows, bits: int) -> Tensor:
+        """`(in,)`, from the usual calibration tokens."""
         weight = rows.weight
         site = self.channels["linear_site"].sel(linear=name).item()
         usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: weight.shape[1]]
         magnitude = torch.as_tensor(usual, dtype=weight.dtype, device=weight.device)
-        power = rows.power(heldout.moment)
-        found = []
-        for bits in JUDGED_BITS:
-            alphas = torch.tensor([0.0, float(self.alphas[bits].sel(linear=name))], dtype=weight.dtype)
-            scales = linear_scales(magnitude, alphas.to(weight.device))
-            found.append(rows.total_errors(scales, QUANTIZER, bits, [heldout.moment])[0] / power)
-        plain, scaled = _checked(np.array(found), name).T
-        return plain, scaled
+        alpha = weight.new_tensor([float(self.alphas[bits].sel(linear=name))])
+        return linear_scales(magnitude, alpha)[0]
+
+    def _fitted_scales(self, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
+        """`(in,)`, magnitudes and exponent from given calibration tokens."""
+        scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
+        if self.settings.raced:
+            return scales[fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)]
+        return scales[int(rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0].argmin())]
 
 
 def _checked(errors: np.ndarray, name: str) -> np.ndarray:
@@ -207,7 +226,7 @@ def _dataset(found: list[Arrays], channels: xr.Dataset) -> xr.Dataset:
                 ("kind", "site", "channel"),
                 np.array([magnitudes(kind) for kind in TRAFFIC_KINDS]),
             ),
-            "random_error": (("linear", "judged_bits"), joined("random_error")),
+            **{name: (("linear", "judged_bits"), joined(name)) for name in ("usual_error", "random_error")},
         },
         {
             "kind": list(TRAFFIC_KINDS),

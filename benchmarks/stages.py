@@ -243,7 +243,7 @@ class StageRuns:
     def _traffic(self, channels: Any, errors: Any) -> None:
         stream = BlockStream(self.model, self.architecture, self._traffic_tokens(), groups=1)
         plan = self.measurement.plan
-        measure_traffic(stream, channels, errors, plan.model, plan.traffic_rows)
+        measure_traffic(stream, channels, errors, plan.traffic_settings(of_twin=False))
 
     def _calibrate(self) -> dict[str, Calibrated]:
         return calibrate_model(self.model, self.architecture, self._model_tokens(), self.arithmetic)

@@ -11,7 +11,7 @@ import numpy as np
 from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judgement import verdict_of
-from awq_core.looks import NotScoredError, count_of
+from awq_core.looks import count_of
 from awq_core.measured import Measured
 from awq_core.readings import window_values
 from claims.claim import NotApplicableError, Setting
@@ -102,28 +102,6 @@ def over_windows(
 def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Setting) -> Estimate:
     """Mean of paired window differences, with windows resampled."""
     return over_windows(measured, lambda index: differences[index].mean(axis=-1), len(differences), setting)
-
-
-def calibration_costs(measured: Measured, *methods: str) -> tuple[str, dict[str, dict[str, float]]]:
-    """Seconds and operations of calibrating with each method, and the bits that are counted, in words.
-
-    Raises:
-        NotApplicableError: without model-level measurements.
-        NotScoredError: where no strategy has asked for one of them yet: at 4 bits it is.
-    """
-    if measured.losses is None or "cost_by_bits" not in measured.losses.attrs:
-        return "3 and 4 bits", attribute(measured, "cost")
-    by_bits = attribute(measured, "cost_by_bits")
-    if missing := [f"{method}-4" for method in methods if not by_bits.get(method)]:
-        raise NotScoredError(missing, 0)
-    if common := set.intersection(*(set(by_bits[method]) for method in methods)):
-        counted = max(common, key=len)
-        return f"{counted.replace(',', ' and ')} bits", {method: by_bits[method][counted] for method in methods}
-    each = {method: max(by_bits[method].items(), key=lambda entry: len(entry[0])) for method in methods}
-    return "one precision, on average", {
-        method: {unit: amount / len(counted.split(",")) for unit, amount in cost.items()}
-        for method, (counted, cost) in each.items()
-    }
 
 
 def attribute(measured: Measured, name: str) -> dict[str, Any]:

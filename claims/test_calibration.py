@@ -5,7 +5,7 @@ import numpy as np
 from awq_core.by_block import estimate_by_block
 from awq_core.intervals import Estimate
 from awq_core.measured import Measured
-from awq_core.readings import best_alpha, error_at, error_ratio, natural_log
+from awq_core.readings import error_ratio, natural_log
 from claims.claim import Parts, Setting, claim
 from claims.model_losses import attribute, gaps, mean_over_windows
 from claims.readers import (
@@ -69,10 +69,8 @@ def test_robust(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_fake_traffic(measured: Measured, setting: Setting) -> Estimate:
     deployed_quantizer_only(setting)
-    fake = kinds_of_traffic(measured)["random_error"].sel(judged_bits=setting.precision)
-    alpha = best_alpha(measured, setting.quantizer, setting.precision)
-    real = error_at(measured, setting.quantizer, setting.precision, alpha)
-    ratio = natural_log(error_ratio(real.copy(data=fake.values), real))
+    errors = kinds_of_traffic(measured).sel(judged_bits=setting.precision)
+    ratio = natural_log(error_ratio(errors["random_error"], errors["usual_error"]))
     return estimate_by_block(ratio, seed=setting.seed, logarithmic=True)
 
 
@@ -92,8 +90,9 @@ def test_every_traffic(measured: Measured, setting: Setting) -> Parts:
     for kind in map(str, errors["kind"].values):
         rtn, usual, own = (errors.sel(kind=kind, calibrated_on=choice) for choice in ("rtn", "usual", "own"))
         gain = natural_log(error_ratio(rtn, usual))
-        details: dict[str, float | str] = {
-            f"{kind}: reduction when calibrated on {kind}": float(np.exp(natural_log(error_ratio(rtn, own)).mean()))
-        }
+        details: dict[str, float | str] = {}
+        if own.notnull().all():  # of a twin it is not measured
+            reduction = float(np.exp(natural_log(error_ratio(rtn, own)).mean()))
+            details[f"{kind}: reduction when calibrated on {kind}"] = reduction
         parts[kind] = named(estimate_by_block(gain, seed=setting.seed, logarithmic=True), None, details)
     return parts

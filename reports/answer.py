@@ -41,12 +41,16 @@ class Answer:
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
     """The answer for the model called `name`, decided by its `claims`."""
     decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
-    gaps = mean_losses(measured, ("full", "rtn-4", "awq-block-4"))
-    if gaps is None:
+    unscaled = mean_losses(measured, ("full", "rtn-4"))
+    if unscaled is None:
         return Answer(
             f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open."
         )
-    full, rtn, awq = gaps
+    full, rtn = unscaled
+    scaled = mean_losses(measured, ["awq-block-4"])
+    if scaled is None:
+        return _without_awq(f"{_deployed(measured)}, {name}", full, rtn)
+    (awq,) = scaled
     lost, won = rtn - full, rtn - awq
     found = mean_losses(measured, ["awq-block-clip-4"])
     clipped = found[0] if found else None
@@ -69,6 +73,19 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
         None if clipped is None else _perplexity(clipped),
         None if clipped is None or lost <= 0 else (rtn - clipped) / lost,
     )
+
+
+def _without_awq(model: str, full: float, rtn: float) -> Answer:
+    """Where no claim needed AWQ's perplexity: RTN's says why, or this run's selection of claims does."""
+    sentence = (
+        f"{model} has perplexity {perplexity_text(full)} in full precision and {perplexity_text(rtn)} rounded to "
+        f"nearest (RTN), {_nats(rtn - full)} nats more."
+    )
+    if rtn - full < WORTH_RECOVERING:
+        sentence += f" That is less than {WORTH_RECOVERING} nats: nothing worth recovering, and AWQ was not scored."
+    else:
+        sentence += " AWQ was not scored in this run, so whether it is worth it is open."
+    return Answer(sentence, _perplexity(full), _perplexity(rtn))
 
 
 def _with_clipping(beside: str, clipped: float, share: float) -> str:

@@ -98,7 +98,7 @@ def set_mechanism(measured: Measured, variable: str, value: float, **at: Any) ->
 
 
 def set_traffic(measured: Measured, variable: str, value: float, **at: Any) -> None:
-    """Set `kind_error`, `kind_magnitude` or `random_error` where `kind`, `calibrated_on`, `channel` ... say."""
+    """Set a variable of the dataset where `kind`, `calibrated_on`, `channel` ... say."""
     assert measured.traffic is not None
     at_place = measured.traffic[variable].loc[at]
     measured.traffic[variable].loc[at] = xr.where(np.isnan(at_place), np.nan, value)

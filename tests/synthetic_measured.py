@@ -52,6 +52,7 @@ RECORDS = {
     "cost": json.dumps(
         {method: {"seconds": 2.0, "operations": 10**9} for method in ("awq-block", "awq-block-clip", "gptq")}
     ),
+    "costed": json.dumps({"bits": [3, 4], "blocks": 4}),
     "folding": json.dumps(
         {
             "largest_difference": 1e-6,
@@ -280,6 +281,7 @@ def synthetic_traffic(channels: xr.Dataset) -> xr.Dataset:
             "kind_error": (("kind", "linear", "judged_bits", "calibrated_on"), errors.copy()),
             "kind_magnitude": (("kind", "site", "channel"), np.stack([magnitude] * kinds)),
             "random_error": (("linear", "judged_bits"), np.full((linears, len(JUDGED_BITS)), 0.06)),
+            "usual_error": (("linear", "judged_bits"), np.full((linears, len(JUDGED_BITS)), 0.04)),
         },
         {
             "kind": list(TRAFFIC_KINDS),

@@ -18,7 +18,6 @@ from tests.hand_made import (
     hand_made,
     set_attribute,
     set_channel,
-    set_errors,
     set_losses,
     set_traffic,
 )
@@ -172,8 +171,7 @@ def test_penalties_are_counted_from_as_many_sequences_of_the_usual_text() -> Non
 
 def test_fake_traffic_is_the_geometric_mean_of_error_ratios() -> None:
     measured = hand_made()
-    set_errors(measured, 0.5, alpha=0.4, bits=3, split="calibration")  # real text chooses 0.4
-    set_errors(measured, 0.6, alpha=0.4, bits=3, split="heldout")
+    set_traffic(measured, "usual_error", 0.6, judged_bits=3)
     set_traffic(measured, "random_error", 0.9, judged_bits=3)
     set_traffic(measured, "random_error", 0.3, judged_bits=3, linear="0.q")
     got = estimate("calibration.fake-traffic", measured, 3)
@@ -220,10 +218,12 @@ def test_the_times_are_reported_and_not_judged() -> None:
     measured = hand_made()
     cost = {"awq-block": {"seconds": 2.0, "operations": 10}, "gptq": {"seconds": 3.0, "operations": 70}}
     set_attribute(measured, "cost", **cost)
+    set_attribute(measured, "costed", bits=[3, 4], blocks=4)
     got = estimate("gptq.slower", measured)
     assert isinstance(got, Reported)
     assert got.value == 1.5
     assert got.details["operations of GPTQ"] == 70
+    assert str(got.details["what is counted"]).startswith("3 and 4 bits, 4 blocks;")
     assert verdict("gptq.slower", measured) is Verdict.REPORTED
     without = Measured(**{**vars(measured), "losses": None})
     assert verdict("gptq.slower", without) is Verdict.NOT_APPLICABLE

@@ -195,6 +195,22 @@ def test_the_answer_where_rounding_costs_next_to_nothing():
     )
 
 
+@pytest.mark.parametrize(
+    ("rtn_gap", "last_words"),
+    [(0.004, "nothing worth recovering, and AWQ was not scored."), (0.1, "so whether it is worth it is open.")],
+)
+def test_the_answer_where_awq_was_not_scored(rtn_gap, last_words):
+    measured = synthetic_measured(rtn_gap=rtn_gap)
+    assert measured.losses is not None
+    calibrated = [name for name in measured.losses["strategy"].values if name.startswith("awq")]
+    without = replace(measured, losses=measured.losses.drop_sel(strategy=calibrated))
+    got = answer(measured.name, without, [decisive(Verdict.INSUFFICIENT)])
+    assert got.sentence.endswith(last_words)
+    assert got.full is not None
+    assert got.rtn == pytest.approx(got.full * np.exp(rtn_gap), rel=0.01)
+    assert (got.awq, got.won_back) == (None, None)
+
+
 def test_the_answer_says_so_where_awq_makes_it_worse():
     measured = synthetic_measured()
     loss = measured.losses["window_loss"]

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.errors import UserError
 from fixtures.texts.defaults import Texts
-from fixtures.texts.effort import EFFORTS, Effort, default_effort
+from fixtures.texts.effort import EFFORTS, Effort, default_effort, effort_of
 from fixtures.texts.tokens import select_tokens, sequences, token_hash, tokenize
 from tests.tiny_models import byte_tokenizer
 
@@ -23,8 +23,16 @@ def test_the_efforts_are_the_registered_ones() -> None:
         "standard": Effort("standard", 32768, 512, 262144, 2048, 10**16, 4 * 10**17),
         "paper": Effort("paper", 65536, 512, None, 2048),
     } == EFFORTS
-    assert default_effort("cpu").name == "quick"
-    assert default_effort("cuda:1").name == "standard"
+    assert default_effort("cpu") == "quick"
+    assert default_effort("cuda:1") == "standard"
+
+
+def test_quick_has_shorter_windows_for_a_large_model_alone() -> None:
+    assert effort_of("quick", 50_000_000) == EFFORTS["quick"]
+    large = effort_of("quick", 50_000_001)
+    assert (large.window_length, large.heldout_tokens) == (256, 16384)  # as many windows
+    assert (large.calibration_tokens, large.name) == (16384, "quick")
+    assert effort_of("standard", 10**10) == EFFORTS["standard"]
 
 
 def test_one_document_gets_no_special_token() -> None:

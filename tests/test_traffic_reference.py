@@ -9,11 +9,10 @@ import pytest
 import torch
 import xarray as xr
 
-from awq_core.layers import LayerSettings
 from awq_core.measured import TRAFFIC_KINDS, Measured
 from awq_core.moments import MeasurementError
 from awq_core.streaming import BlockStream
-from awq_core.traffic import measure_traffic
+from awq_core.traffic import TrafficSettings, measure_traffic
 from tests import reference_diagnostic as reference
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of
 
@@ -53,7 +52,7 @@ def steps() -> list[tuple[int, int]]:
 def traffic(model: Any, measured: Measured, steps: list[tuple[int, int]]) -> xr.Dataset:
     stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
     return measure_traffic(
-        stream, measured.channels, measured.errors, LayerSettings(), progress=lambda *step: steps.append(step)
+        stream, measured.channels, measured.errors, TrafficSettings(), lambda *step: steps.append(step)
     )
 
 
@@ -89,13 +88,35 @@ def test_the_errors_of_a_kind_are_those_of_its_replayed_tokens(traffic: xr.Datas
     assert unlike > 14  # it matters which text calibrates
 
 
-def test_random_calibration_is_judged_on_held_out_text(traffic: xr.Dataset, model: Any) -> None:
-    drawn, heldout = (reference.captured_inputs(model, ids) for ids in (RANDOM, HELDOUT))
-    for bits in (3, 4):
-        for name, weight in weights_of(model).items():
-            expected = reference.replayed_error(weight, tuned(weight, drawn[name], bits), heldout[name])
-            found = float(traffic["random_error"].sel(linear=name, judged_bits=bits))
-            assert found == pytest.approx(expected, rel=1e-8)
+def test_random_and_usual_calibration_are_judged_on_the_same_held_out_text(traffic: xr.Dataset, model: Any) -> None:
+    heldout = reference.captured_inputs(model, HELDOUT)
+    for calibrated_on, ids in (("random", RANDOM), ("usual", USUAL)):
+        calibration = reference.captured_inputs(model, ids)
+        for bits in (3, 4):
+            for name, weight in weights_of(model).items():
+                expected = reference.replayed_error(weight, tuned(weight, calibration[name], bits), heldout[name])
+                found = float(traffic[f"{calibrated_on}_error"].sel(linear=name, judged_bits=bits))
+                assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_twin_is_not_calibrated_on_the_kinds(model: Any, measured: Measured, traffic: xr.Dataset) -> None:
+    settings = TrafficSettings(own=False)
+    splits = {name: {"heldout": HELDOUT, "random": RANDOM, **SPLITS}[name] for name in settings.splits()}
+    assert not any(name.endswith(" calibration") for name in splits)
+    found = measure_traffic(BlockStream(model, LLAMA, splits, groups=1), measured.channels, measured.errors, settings)
+    assert found["kind_error"].sel(calibrated_on="own").isnull().all()
+    xr.testing.assert_equal(found.sel(calibrated_on=["rtn", "usual"]), traffic.sel(calibrated_on=["rtn", "usual"]))
+
+
+def test_raced_exponents_on_some_rows_come_near_all_of_them(
+    model: Any, measured: Measured, traffic: xr.Dataset
+) -> None:
+    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    settings = TrafficSettings(torch.float32, raced=True, row_share=0.5)
+    found = measure_traffic(stream, measured.channels, measured.errors, settings)
+    for variable in ("kind_error", "random_error", "usual_error"):
+        ratio = found[variable] / traffic[variable]
+        assert float(abs(np.log(ratio)).mean()) < 0.1
 
 
 def test_the_magnitudes_of_a_kind_are_those_of_its_held_out_passages(traffic: xr.Dataset, model: Any) -> None:
@@ -128,4 +149,4 @@ def test_a_nan_is_named_and_no_error(model: Any, measured: Measured, split: str)
     group, hidden = stream.hidden[split][0]
     stream.hidden[split][0] = group, torch.where(torch.arange(hidden.shape[2]) == 3, torch.nan, hidden)
     with pytest.raises(MeasurementError, match=f"block 0, attention_in: NaN or infinite activations on {split} tokens"):
-        measure_traffic(stream, measured.channels, measured.errors, LayerSettings())
+        measure_traffic(stream, measured.channels, measured.errors, TrafficSettings())

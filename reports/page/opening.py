@@ -25,7 +25,7 @@ def partial(complete: bool) -> str:
 def answer_first(answer: Answer) -> str:
     """The answer's sentence, and its numbers as cards where there are any."""
     cards = ""
-    if answer.full is not None and answer.rtn is not None and answer.awq is not None:
+    if answer.full is not None and answer.rtn is not None:
         cards = _card("full precision", perplexity_words(answer.full), "perplexity")
         cards += _card("rounded to nearest", perplexity_words(answer.rtn), "perplexity, 4 bits")
         for name, perplexity, share in (
