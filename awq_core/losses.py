@@ -20,7 +20,7 @@ from awq_core.kept_blocks import KeptBlocks, NothingKept
 from awq_core.moments import MeasurementError
 from awq_core.strategies import Strategy, applied
 
-LOGIT_ELEMENTS = 64_000_000
+LOGIT_ELEMENTS = 32_000_000
 """Logits made at once: a large vocabulary is scored a few tokens at a time."""
 
 ROW_ELEMENTS = 1_000_000

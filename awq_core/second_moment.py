@@ -28,6 +28,9 @@ class SecondMoment:
         width: channels.
         arithmetic: dtype of products and sums.
         device: where the inputs live.
+
+    Attributes:
+        blocks: the column blocks.
     """
 
     def __init__(self, width: int, arithmetic: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -35,9 +38,9 @@ class SecondMoment:
         self.arithmetic = arithmetic
         count = max(1, round(width / BLOCK_COLUMNS))
         edges = [width * index // count for index in range(count + 1)]
-        self._blocks = [slice(start, stop) for start, stop in pairwise(edges)]
+        self.blocks = [slice(start, stop) for start, stop in pairwise(edges)]
         self._triangle = [  # rows of block J, columns up to J's end
-            torch.zeros(block.stop - block.start, block.stop, dtype=arithmetic, device=device) for block in self._blocks
+            torch.zeros(block.stop - block.start, block.stop, dtype=arithmetic, device=device) for block in self.blocks
         ]
         self._factors: dict[bool, list[Tensor]] = {}  # by whether in bfloat16
 
@@ -45,7 +48,7 @@ class SecondMoment:
         """Add tokens, `(tokens, width)`."""
         self._factors.clear()
         transposed = inputs.to(self.arithmetic).T.contiguous()  # (width, T)
-        for block, total in zip(self._blocks, self._triangle, strict=True):
+        for block, total in zip(self.blocks, self._triangle, strict=True):
             total += product_with_rows(transposed[block], transposed[: block.stop])
 
     def row_errors(self, rows: Tensor, *, short: bool = False) -> Tensor:
@@ -62,12 +65,12 @@ class SecondMoment:
         if short:
             brief = rows.to(torch.bfloat16)
             errors = self._diagonal() @ rows.square()
-            for block, factor in zip(self._blocks, factors, strict=True):
+            for block, factor in zip(self.blocks, factors, strict=True):
                 errors += ((factor @ brief[: block.stop]) * rows[block]).sum(dim=0)
             return errors
         errors = rows.new_zeros(rows.shape[1])
         upright = rows.T.contiguous()  # (rows, width)
-        for block, factor in zip(self._blocks, factors, strict=True):
+        for block, factor in zip(self.blocks, factors, strict=True):
             spread = product_with_rows(upright[:, : block.stop], factor)  # (rows, b)
             errors += spread.mul_(upright[:, block]).sum(dim=1)
         return errors
@@ -76,7 +79,7 @@ class SecondMoment:
         """By block `[2 G_J,<J, G_JJ]`, `(b, up to J's end)`; in bfloat16 without the diagonal."""
         if short not in self._factors:
             self._factors[short] = []
-            for block, total in zip(self._blocks, self._triangle, strict=True):
+            for block, total in zip(self.blocks, self._triangle, strict=True):
                 factor = total.clone()
                 factor[:, : block.start] *= 2
                 if short:
@@ -86,12 +89,12 @@ class SecondMoment:
         return self._factors[short]
 
     def _diagonal(self) -> Tensor:
-        return torch.cat([t[:, block].diagonal() for block, t in zip(self._blocks, self._triangle, strict=True)])
+        return torch.cat([t[:, block].diagonal() for block, t in zip(self.blocks, self._triangle, strict=True)])
 
     def matrix(self) -> Tensor:
         """`G` in full, `(width, width)`."""
         full = self._triangle[0].new_zeros(self.width, self.width)
-        for block, total in zip(self._blocks, self._triangle, strict=True):
+        for block, total in zip(self.blocks, self._triangle, strict=True):
             full[block, : block.stop] = total
             full[: block.start, block] = total[:, : block.start].T
         return full

@@ -58,7 +58,7 @@ def _of_product(left: Tensor, right: Tensor) -> tuple[torch.dtype, int]:
 def _of_short_errors(moment: SecondMoment, rows: Tensor, *, short: bool = False) -> tuple[torch.dtype, int]:
     """Operations in bfloat16; those in full precision are counted product by product."""
     return torch.bfloat16, short * rows.shape[1] * sum(
-        2 * (block.stop - block.start) * block.stop for block in moment._blocks
+        2 * (block.stop - block.start) * block.stop for block in moment.blocks
     )
 
 

@@ -220,7 +220,7 @@ def test_every_strategy_is_scored(model_level: xr.Dataset) -> None:
 
 
 def test_the_attributes_are_what_claims_read(model_level: xr.Dataset, found: dict[str, Calibrated]) -> None:
-    assert set(model_level.attrs) == {"search", "cost", "folding", "calibration_sequences"}
+    assert set(model_level.attrs) == {"search", "cost", "costed", "folding", "calibration_sequences"}
     search = json.loads(model_level.attrs["search"])
     assert set(search) == {f"{method}-{bits}" for method in ("awq-block", "awq-duo", "awq-grouped") for bits in (3, 4)}
     for entry in found[""].scales["awq-block", 4]:

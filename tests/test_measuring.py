@@ -17,7 +17,8 @@ from awq_core.measured import ALPHAS, GROUPS, SPLITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
 from fixtures.cache import MeasurementCache
 from fixtures.kept_blocks import BlocksOnDisk
-from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, MeasurementSettings, ModelMeasurement
+from fixtures.measurement_settings import MeasurementSettings
+from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
 from fixtures.models.checking import describe
 from fixtures.models.cost import STRATEGIES
 from fixtures.models.loading import load_model, weights_hash

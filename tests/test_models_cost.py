@@ -110,11 +110,23 @@ def test_a_small_context_shortens_the_windows() -> None:
 
 
 def test_the_header_s_lines() -> None:
-    assert Cost(988_097_824, 3_000_000_000, 1_100_000_000, 720.0).lines() == [
+    assert Cost(988_097_824, 3_000_000_000, 1_100_000_000, 720.0, 720.0).lines() == [
         "to download: 988.1 MB; memory: about 3.0 GB; disk: about 1.1 GB",
         "time to measure: about 12 minutes (nothing, where the cache has it)",
     ]
-    assert Cost(0, 0, 0, 0.0).lines()[0].startswith("to download: nothing;")
+    assert Cost(0, 0, 0, 0.0, 0.0).lines()[0].startswith("to download: nothing;")
+    assert (
+        Cost(0, 0, 0, 3600.0, 720.0).lines()[1].startswith("time to measure: about 12 minutes to 60 minutes, as claims")
+    )
+
+
+def test_where_looks_may_end_the_losses_early_the_least_is_said_too() -> None:
+    at_once = estimate_cost(replace(QWEN, parameters=10**7), EFFORTS["quick"], 1e12)
+    assert at_once.least_seconds == at_once.seconds
+    by_look = estimate_cost(QWEN, EFFORTS["quick"], 1e12)
+    layers = estimate_cost(QWEN, EFFORTS["quick"], 1e12, stages=EVERY - {"losses"})
+    first = 2 * QWEN.parameters * 4 * 16 * 512 / 1e12  # four strategies on 16 windows
+    assert by_look.least_seconds == pytest.approx(layers.seconds + first)
 
 
 @pytest.mark.parametrize(
