@@ -31,9 +31,10 @@ FIRST_ROWS = 128
 """At least: a few heavy rows decide what fewer say."""
 
 HELDOUT_ROWS = 64
-"""On so many rows at most every exponent's held-out error is estimated; on no more than `HELDOUT_SHARE` of them."""
+"""On so many rows at most every exponent's held-out error is estimated, or on `HELDOUT_SHARE` of fewer."""
 
 HELDOUT_SHARE = 1 / 8
+FEWEST_HELDOUT_ROWS = 32
 
 GROWTH = 2
 CHANCE = 1e-4
@@ -74,18 +75,22 @@ def race_exponents(
         named: indices of exponents that are measured in full whoever wins.
     """
     total = rows.count
-    calibration = _race(rows, scales, quantizer, bits, moments[0], named)
-    winner, full = calibration.winner, calibration.full
+    finish = _race(rows, scales, quantizer, bits, moments[0])
+    calibration, tried = finish.errors, finish.tried
+    full = np.array(sorted({finish.winner, *named, *(finish.left if tried[finish.left[0]] == total else ())}))
+    for exponent in full:
+        _try(rows, scales, quantizer, bits, moments[:1], np.array([exponent]), total, calibration, tried)
+    winner = int(full[np.argmin(calibration[full].sum(axis=1))])
     judged = np.array(sorted({winner, *named}))  # on held-out tokens, which choose nothing
-    few = max(1, min(HELDOUT_ROWS, round(HELDOUT_SHARE * total)))
+    few = min(total, HELDOUT_ROWS, max(FEWEST_HELDOUT_ROWS, round(HELDOUT_SHARE * total)))
     heldout = np.full((len(scales), total), np.nan)
     heldout[:, :few] = rows.errors(scales, quantizer, bits, moments[1:], slice(0, few))[0]
     if few < total:
         rest = rows.errors(scales[judged.tolist()], quantizer, bits, moments[1:], slice(few, total))[0]
         heldout[judged, few:] = rest
     everyone = np.arange(len(scales))
-    measured = np.stack([calibration.tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
-    errors = np.stack([_in_full(calibration.errors, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
+    measured = np.stack([tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
+    errors = np.stack([_in_full(calibration, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
     # What was dropped is worse than the winner, whatever the few rows say that it was tried on.
     others = ~np.isin(everyone, full) & (errors[winner, 0] > 0)
     errors[others, 0] = np.maximum(errors[others, 0], np.nextafter(errors[winner, 0], np.inf))
@@ -104,7 +109,7 @@ def fittest_exponent(
         bits: precision.
         moment: of calibration tokens.
     """
-    return _race(rows, scales, quantizer, bits, moment, ()).winner
+    return _race(rows, scales, quantizer, bits, moment).winner
 
 
 @dataclass(frozen=True)
@@ -112,27 +117,20 @@ class _Finish:
     """How a race ended.
 
     Attributes:
-        winner: index of the exponent that won.
-        full: indices of those that were tried on every row.
+        winner: index of the exponent that is ahead.
+        left: indices of those that nothing ruled out, all tried as far as each other.
         errors: `(exponents, rows)`, squared output errors; NaN where not tried.
         tried: `(exponents,)`, on how many rows each was tried.
     """
 
     winner: int
-    full: np.ndarray
+    left: np.ndarray
     errors: np.ndarray
     tried: np.ndarray
 
 
-def _race(
-    rows: LinearRows,
-    scales: Tensor,
-    quantizer: QuantizerName,
-    bits: int,
-    moment: SecondMoment,
-    named: Collection[int],
-) -> _Finish:
-    """Drop exponents until one is left, and try it and those that are named on all rows."""
+def _race(rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment) -> _Finish:
+    """Drop exponents until one is left, or all rows have been tried."""
     count, total = len(scales), rows.count
     errors = np.full((count, total), np.nan)
     tried = np.zeros(count, dtype=int)
@@ -140,18 +138,14 @@ def _race(
     upto = min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
     while True:
         _try(rows, scales, quantizer, bits, (moment,), left, upto, errors, tried)
-        if upto == total or len(left) == 1:
+        if upto == total:
             break
         left = left[survivors(errors[left, :upto], total, CHANCE)]
         if len(left) == 1:
             break
         upto = min(total, upto * GROWTH)
-    winner = int(left[np.argmin(errors[left, : tried[left].min()].sum(axis=1))])
-    full = np.array(sorted({winner, *named, *(left if upto == total else ())}))
-    for exponent in full:
-        _try(rows, scales, quantizer, bits, (moment,), np.array([exponent]), total, errors, tried)
-    winner = int(full[np.argmin(errors[full].sum(axis=1))])
-    return _Finish(winner, full, errors, tried)
+    winner = int(left[np.argmin(errors[left, :upto].sum(axis=1))])
+    return _Finish(winner, left, errors, tried)
 
 
 def _try(

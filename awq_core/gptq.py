@@ -140,7 +140,8 @@ def _propagation(moment: Tensor, damping: float) -> Tensor:
     overwritten: with wide inputs each matrix of its size counts.
     """
     moment.diagonal().add_(damping * moment.diagonal().mean())
-    factor, info = torch.linalg.cholesky_ex(moment.flip(0, 1))
+    info = torch.empty((), dtype=torch.int32, device=moment.device)
+    factor, _ = torch.linalg.cholesky_ex(moment.flip(0, 1), out=(moment, info))
     if int(info) != 0:
         raise ValueError("GPTQ's damped second moment is not positive definite; the inputs hold NaN, or damping is 0")
     _invert_lower(factor)

@@ -93,11 +93,15 @@ def registered_looks(windows: int, operations: int, one_look: int | None, most: 
     return Looks((*sizes, last), windows, operations, one_look, most)
 
 
+CALIBRATION_COSTS = "what calibrating takes"
+"""Asked for like a strategy: seconds and operations, which are measured only where a claim reads them."""
+
+
 class NotScoredError(LookupError):
     """Something was read that has not been scored.
 
     Attributes:
-        strategies: which strategies are missing.
+        strategies: which strategies are missing; or `CALIBRATION_COSTS`.
         look: at which look.
     """
 

@@ -1,7 +1,8 @@
 """What other traffic does to a calibration: magnitudes and errors of every linear under each kind of text.
 
 Everything under asym-g128 at the judged precisions. The scales come from the usual calibration tokens, from the
-kind's own, or from random tokens; the error is always that on held-out tokens.
+kind's own, or from random tokens; the error is always that on held-out tokens. Random tokens are compared with as many
+usual ones, calibrated and judged alike.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class TrafficSettings:
     def splits(self) -> list[str]:
         """What a source of these measurements holds."""
         kinds = [[f"{kind} heldout", *([f"{kind} calibration"] if self.own else [])] for kind in TRAFFIC_KINDS]
-        return ["heldout", "random", *chain.from_iterable(kinds)]
+        return ["heldout", "calibration", "random", *chain.from_iterable(kinds)]
 
 
 def measure_traffic(
@@ -117,24 +118,23 @@ class _Traffic:
         rows = {entry.name: self._rows(entry) for entry in linears}
         found: Arrays = {"linears": np.array([entry.name for entry in linears])}
         # Each split's second moments are dropped before the next kind's are gathered.
-        drawn, heldout = (self._gather(block, linears, split) for split in ("random", "heldout"))
-        errors = self._errors(linears, rows, heldout, drawn, with_rtn=False)
-        found["usual_error"], found["random_error"] = np.moveaxis(errors, 2, 0)
+        heldout = self._gather(block, linears, "heldout")
+        for variable, split in (("usual_error", "calibration"), ("random_error", "random")):
+            fitted = self._gather(block, linears, split)
+            found[variable] = self._errors(linears, rows, heldout, fitted, known=False)[:, :, 0]
+            del fitted
         for kind in TRAFFIC_KINDS:
             own = self._gather(block, linears, f"{kind} calibration") if self.settings.own else None
             heldout = self._gather(block, linears, f"{kind} heldout")
             for index, inputs in enumerate(heldout.values()):
                 found[f"{kind} magnitude {index}"] = inputs.magnitude.double().cpu().numpy()
-            errors = self._errors(linears, rows, heldout, own, with_rtn=True)  # (linears, judged bits, choices)
+            errors = self._errors(linears, rows, heldout, own, known=True)  # (linears, judged bits, choices)
             lacking = len(CHOICES) - errors.shape[2]
             found[f"{kind} error"] = np.pad(errors, ((0, 0), (0, 0), (0, lacking)), constant_values=np.nan)
         return found
 
     def _rows(self, entry: LinearWeights) -> LinearRows:
-        rows = LinearRows(entry.weight, self.settings.arithmetic, self.settings.row_share)
-        # Where products in bfloat16 were found to move no total of this linear: rows and tokens are fewer here.
-        rows.short = self.short[entry.name]
-        return rows
+        return LinearRows(entry.weight, self.settings.arithmetic, self.settings.row_share)
 
     def _gather(self, block: int, linears: Sequence[LinearWeights], split: str) -> dict[str, _Inputs]:
         """Second moment and magnitudes of every site, on one split."""
@@ -162,25 +162,28 @@ class _Traffic:
         heldout: dict[str, _Inputs],
         calibration: dict[str, _Inputs] | None,
         *,
-        with_rtn: bool,
+        known: bool,
     ) -> np.ndarray:
-        """Held-out errors `(linears, judged bits, choices)`: without scales if asked, usual, and from a calibration."""
+        """Held-out errors `(linears, judged bits, choices)`: without scales and with the layers' if asked, and with
+        those that a calibration gives."""
         found = []
         for entry in linears:
             looked_at, judged_on = rows[entry.name], heldout[entry.site].moment
             power = looked_at.power(judged_on)
             by_bits = []
             for bits in JUDGED_BITS:
-                usual = self._usual_scales(entry.name, looked_at, bits)
-                tried = [torch.ones_like(usual), usual] if with_rtn else [usual]
+                tried = []
+                if known:
+                    usual = self._usual_scales(entry.name, looked_at, bits)
+                    tried += [torch.ones_like(usual), usual]
                 if calibration is not None:
-                    tried.append(self._fitted_scales(looked_at, calibration[entry.site], bits))
+                    tried.append(self._fitted_scales(entry.name, looked_at, calibration[entry.site], bits))
                 by_bits.append(looked_at.total_errors(torch.stack(tried), QUANTIZER, bits, [judged_on])[0] / power)
             found.append(_checked(np.stack(by_bits), entry.name))
         return np.stack(found)
 
     def _usual_scales(self, name: str, rows: LinearRows, bits: int) -> Tensor:
-        """`(in,)`, from the usual calibration tokens."""
+        """`(in,)`, as the layer-level instrument chose on all usual calibration tokens."""
         weight = rows.weight
         site = self.channels["linear_site"].sel(linear=name).item()
         usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: weight.shape[1]]
@@ -188,11 +191,16 @@ class _Traffic:
         alpha = weight.new_tensor([float(self.alphas[bits].sel(linear=name))])
         return linear_scales(magnitude, alpha)[0]
 
-    def _fitted_scales(self, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
+    def _fitted_scales(self, name: str, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
         """`(in,)`, magnitudes and exponent from given calibration tokens."""
         scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
         if self.settings.raced:
-            return scales[fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)]
+            # In bfloat16 where the layer-level instrument found that exact enough for this linear. It was tried on
+            # other tokens: so exponents alone are chosen that way, and errors are never measured so.
+            rows.short = self.short[name]
+            fittest = fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)
+            rows.short = False
+            return scales[fittest]
         return scales[int(rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0].argmin())]
 
 

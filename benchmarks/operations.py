@@ -127,15 +127,15 @@ def group_replay(shape: ModelShape, heldout: int) -> Work:
 
 
 def traffic_errors(shape: ModelShape) -> Work:
-    """Random tokens choose among A exponents at J precisions, judged on held-out tokens; each kind's own calibration
-    the same, judged on the kind's tokens beside RTN and the usual choice. One denominator a second moment."""
+    """Usual and random tokens choose among A exponents at J precisions, judged on held-out tokens; each kind's own
+    calibration the same, judged on the kind's tokens beside RTN and the usual choice. Each judging has a denominator."""
     tuned = len(JUDGED_BITS) * len(ALPHAS)
-    of_random = tuned + len(JUDGED_BITS)
+    of_usual_or_random = tuned + len(JUDGED_BITS)
     of_kind = tuned + 3 * len(JUDGED_BITS)
-    count = of_random + len(TRAFFIC_KINDS) * of_kind
+    count = 2 * of_usual_or_random + len(TRAFFIC_KINDS) * of_kind
     return total(
         candidates(linear.out, linear.width, count, 1, shape.arithmetic)
-        + powers(linear.out, linear.width, 2 + 2 * len(TRAFFIC_KINDS), shape.arithmetic)
+        + powers(linear.out, linear.width, 2 + len(TRAFFIC_KINDS), shape.arithmetic)
         for linear in shape.linears
     ).times(shape.blocks)
 
@@ -181,14 +181,14 @@ def clip_search(shape: ModelShape, bits: int) -> Work:
 
 
 def gptq(shape: ModelShape, bits: int) -> Work:
-    """Each site: two Cholesky factors (in^3 / 3 each), an inverse from a factor (2 in^3 / 3), and every column's error
-    carried to all columns after it (out in in, for the site's stacked rows)."""
+    """Each site: a Cholesky factor (in^3 / 3) and its inverse by halves (2 in^3 / 3), which all precisions share;
+    at each, every column's error carried to all columns after it (out in in, for the site's stacked rows)."""
     found = Work()
     for width, rows in shape.sites:
-        operations = round(4 / 3 * width**3) + rows * width**2
-        moved = (6 * width**2 + 3 * rows * width) * shape.arithmetic.itemsize
+        operations = width**3 + bits * rows * width**2
+        moved = (6 * width**2 + bits * 3 * rows * width) * shape.arithmetic.itemsize
         found += Work(Counter({shape.arithmetic: operations}), moved)
-    return found.times(bits * shape.blocks)
+    return found.times(shape.blocks)
 
 
 def head(shape: ModelShape, tokens: int) -> Work:

@@ -233,7 +233,7 @@ class StageRuns:
 
     def _traffic_tokens(self) -> dict[str, Any]:
         kinds = self.measurement.traffic.splits()
-        return self.measurement.plan.traffic(self.tokens.heldout, kinds, of_twin=False)
+        return self.measurement.plan.traffic(self.tokens.calibration, self.tokens.heldout, kinds, of_twin=False)
 
     def _layers(self) -> tuple[Any, Any]:
         settings = self.measurement.layer_settings

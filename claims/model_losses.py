@@ -11,7 +11,7 @@ import numpy as np
 from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judgement import verdict_of
-from awq_core.looks import count_of
+from awq_core.looks import CALIBRATION_COSTS, NotScoredError, count_of
 from awq_core.measured import Measured
 from awq_core.readings import window_values
 from claims.claim import NotApplicableError, Setting
@@ -102,6 +102,20 @@ def over_windows(
 def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Setting) -> Estimate:
     """Mean of paired window differences, with windows resampled."""
     return over_windows(measured, lambda index: differences[index].mean(axis=-1), len(differences), setting)
+
+
+def calibration_costs(measured: Measured, *methods: str) -> tuple[str, list[dict[str, float]]]:
+    """Seconds and operations of calibrating with each method, and what is counted, in words.
+
+    Raises:
+        NotApplicableError: without model-level measurements.
+        NotScoredError: where they are measured on request, and have not been yet.
+    """
+    if measured.losses is not None and "cost" not in measured.losses.attrs:
+        raise NotScoredError([CALIBRATION_COSTS], 0)
+    cost, costed = attribute(measured, "cost"), attribute(measured, "costed")
+    counted = f"{' and '.join(map(str, costed['bits']))} bits, {costed['blocks']} blocks"
+    return counted, [cost[method] for method in methods]
 
 
 def attribute(measured: Measured, name: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_every_traffic(measured: Measured, setting: Setting) -> Parts:
         rtn, usual, own = (errors.sel(kind=kind, calibrated_on=choice) for choice in ("rtn", "usual", "own"))
         gain = natural_log(error_ratio(rtn, usual))
         details: dict[str, float | str] = {}
-        if own.notnull().all():  # of a twin it is not measured
+        if own.notnull().all():  # of a twin, and of a large model at quick, it is not measured
             reduction = float(np.exp(natural_log(error_ratio(rtn, own)).mean()))
             details[f"{kind}: reduction when calibrated on {kind}"] = reduction
         parts[kind] = named(estimate_by_block(gain, seed=setting.seed, logarithmic=True), None, details)

@@ -4,7 +4,7 @@ from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from claims.claim import Reported, Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, attribute, gaps, mean_over_windows, reading
+from claims.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, mean_over_windows, reading
 from claims.readers import named, worth_recovering
 
 
@@ -38,9 +38,7 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
     level="model",
 )
 def test_slower(measured: Measured, setting: Setting) -> Reported:
-    cost, costed = attribute(measured, "cost"), attribute(measured, "costed")
-    awq, gptq = cost["awq-block"], cost["gptq"]
-    bits = " and ".join(map(str, costed["bits"]))
+    counted, (awq, gptq) = calibration_costs(measured, "awq-block", "gptq")
     return Reported(
         gptq["seconds"] / awq["seconds"],
         {
@@ -48,6 +46,6 @@ def test_slower(measured: Measured, setting: Setting) -> Reported:
             "seconds of AWQ's block-level search": awq["seconds"],
             "operations of GPTQ": float(gptq["operations"]),
             "operations of AWQ's block-level search": float(awq["operations"]),
-            "what is counted": f"{bits} bits, {costed['blocks']} blocks; neither counts gathering the second moments",
+            "what is counted": f"{counted}; neither counts gathering the second moments",
         },
     )

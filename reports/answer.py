@@ -49,7 +49,7 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     full, rtn = unscaled
     scaled = mean_losses(measured, ["awq-block-4"])
     if scaled is None:
-        return _without_awq(f"{_deployed(measured)}, {name}", full, rtn)
+        return _without_awq(f"{_deployed(measured)}, {name}", full, rtn, decisive)
     (awq,) = scaled
     lost, won = rtn - full, rtn - awq
     found = mean_losses(measured, ["awq-block-clip-4"])
@@ -75,16 +75,20 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     )
 
 
-def _without_awq(model: str, full: float, rtn: float) -> Answer:
-    """Where no claim needed AWQ's perplexity: RTN's says why, or this run's selection of claims does."""
+def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None) -> Answer:
+    """Where no claim needed AWQ's perplexity: the decisive claim says why, or was not asked."""
+    lost = rtn - full
+    cost = f"{_nats(lost)} nats" if lost > 0 else f"nothing here ({_nats(lost)} nats)"
     sentence = (
         f"{model} has perplexity {perplexity_text(full)} in full precision and {perplexity_text(rtn)} rounded to "
-        f"nearest (RTN), {_nats(rtn - full)} nats more."
+        f"nearest (RTN): RTN costs {cost}. AWQ was not scored"
     )
-    if rtn - full < WORTH_RECOVERING:
-        sentence += f" That is less than {WORTH_RECOVERING} nats: nothing worth recovering, and AWQ was not scored."
+    if decisive is None:
+        sentence += "; whether it is worth it was not judged in this run."
+    elif decisive["verdict"] == Verdict.INSUFFICIENT and lost < WORTH_RECOVERING:
+        sentence += f": with less than {WORTH_RECOVERING} nats lost there is nothing worth recovering."
     else:
-        sentence += " AWQ was not scored in this run, so whether it is worth it is open."
+        sentence += f": {decisive['reason'] or decisive['verdict']}."
     return Answer(sentence, _perplexity(full), _perplexity(rtn))
 
 

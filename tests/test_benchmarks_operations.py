@@ -72,17 +72,17 @@ def test_a_forward_pass_has_the_linears_and_attention_s_two_products() -> None:
 
 
 def test_traffic() -> None:
-    # Candidates: 42 + 2 for random tokens; 42 + 2 + 4 for each of five kinds. Second moments: 2 + 2 for each kind.
-    assert operations.traffic_errors(SHAPE).products == {torch.float64: 3 * (44 + 5 * 48 + 12) * 2 * CUBES}
+    # Candidates: 42 + 2 for usual and for random tokens; 42 + 6 for each of five kinds. Denominators: 2 and 5.
+    assert operations.traffic_errors(SHAPE).products == {torch.float64: 3 * (2 * 44 + 5 * 48 + 7) * 2 * CUBES}
 
 
 def test_clipping_gptq_and_losses() -> None:
     # Widths below 32 are one group: v, o, gate, up have g = 4, down g = 6.
     clip = 2 * (2 * 16 + 4 * 16 + 6 * 16 + 6 * 16 + 4 * 36)
     assert operations.clip_search(SHAPE, bits=2).products == {torch.float64: 3 * 2 * 10 * clip}
-    # Rows of the four sites: 8, 4, 12 of width 4 and 4 of width 6; 4/3 64 rounds to 85, 4/3 216 is 288.
-    solved = (85 + 8 * 16) + (85 + 4 * 16) + (85 + 12 * 16) + (288 + 4 * 36)
-    assert operations.gptq(SHAPE, bits=2).products == {torch.float64: 3 * 2 * solved}
+    # Rows of the four sites: 8, 4, 12 of width 4 and 4 of width 6. The precisions share the factor.
+    solved = 3 * 4**3 + 6**3 + 2 * (8 * 16 + 4 * 16 + 12 * 16 + 4 * 36)
+    assert operations.gptq(SHAPE, bits=2).products == {torch.float64: 3 * solved}
     assert operations.head(SHAPE, 10).products == {torch.float32: 2 * 10 * 4 * 11}
     assert operations.rounding(SHAPE) == Work(Counter(), 3 * 2 * WEIGHTS * 4)
 

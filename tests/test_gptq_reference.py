@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from awq_core.architecture import architecture_of
 from awq_core.block_inputs import BlockInputs
 from awq_core.coded_weights import CodedWeight
-from awq_core.gptq import gptq, gptq_codes
+from awq_core.gptq import _propagation, gptq, gptq_codes
 from awq_core.output_error import relative_output_error
 from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
 from awq_core.sources import LinearWeights
@@ -57,6 +57,27 @@ def test_gptq_is_what_inverting_afresh_for_every_column_gives(
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
     nearest = reference_gptq.gptq(weight.numpy(), np.eye(WIDTH), bits, group_size, ordered)
     assert not np.allclose(found, nearest)  # there is something to make up for here
+
+
+def test_so_it_is_where_the_factor_is_inverted_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awq_core.gptq.INVERTED_AT_ONCE", 5)  # halves of 60, 30, 15, 7 and 8
+    weight, moment = case(seed=3)
+    expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 20, False)
+    np.testing.assert_allclose(gptq(weight, moment, 3, 20), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_errors_are_spread_by_the_inverse_s_cholesky_factor(dtype: torch.dtype) -> None:
+    """In single precision too, on halves of different widths; a wide spread of the channels, as models have it."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randn(601, generator=generator).exp()
+    inputs = torch.randn(1000, 601, generator=generator, dtype=torch.float64) * sizes
+    moment = inputs.T @ inputs
+    damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(601, dtype=torch.float64)
+    expected = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    found = _propagation(moment.to(dtype), 0.01)
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-12}[dtype] * float(expected.max())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])

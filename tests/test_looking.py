@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
-from awq_core.looks import Looks
+from awq_core.looks import CALIBRATION_COSTS, Looks
 from awq_core.measured import Measured
 from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
 from awq_core.on_demand import OnDemand
@@ -53,8 +53,7 @@ def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...],
     genuine = on_demand.calibrate
 
     def calibrate(model: Any, architecture: Any, ids: np.ndarray, bits: Any, methods: Any, **further: Any) -> Any:
-        if "first_blocks" not in further:  # only timed
-            made.append((bits, methods, len(ids)))
+        made.append((bits, methods, len(ids)))
         return genuine(model, architecture, ids, bits, methods, **further)
 
     monkeypatch.setattr(on_demand, "calibrate", calibrate)
@@ -123,6 +122,21 @@ def test_everything_look_by_look_is_everything_at_once(everything: xr.Dataset, a
 def test_what_is_chosen_is_kept_as_at_once(everything: xr.Dataset, at_once: xr.Dataset) -> None:
     losses = everything
     assert json.loads(losses.attrs["search"]) == json.loads(at_once.attrs["search"])
+
+
+def test_what_calibrating_takes_is_timed_where_a_claim_asks_and_once(make: Make, calibrations: list[Any]) -> None:
+    by_look = make(asking({CALIBRATION_COSTS: 0}))
+    losses = by_look.measure()
+    assert scored(losses) == UNCALIBRATED
+    assert calibrations == [((4,), ("awq-block", "gptq"), 16)] * 2  # the first is not counted
+    assert make(asking({CALIBRATION_COSTS: 0})).is_cached()
+    again = make(asking({CALIBRATION_COSTS: 0})).measure()
+    assert again.attrs["cost"] == losses.attrs["cost"]
+    assert len(calibrations) == 2
+    reading = make(asking())
+    reading.cache.only_reads = True
+    assert reading.measure().attrs["cost"] == losses.attrs["cost"]
+    assert "cost" not in make(asking()).measure().attrs
 
 
 def test_what_calibrating_takes_is_seen_on_the_first_blocks_at_one_precision(

@@ -196,19 +196,29 @@ def test_the_answer_where_rounding_costs_next_to_nothing():
 
 
 @pytest.mark.parametrize(
-    ("rtn_gap", "last_words"),
-    [(0.004, "nothing worth recovering, and AWQ was not scored."), (0.1, "so whether it is worth it is open.")],
+    ("rtn_gap", "verdict", "reason", "words"),
+    [
+        (0.004, Verdict.INSUFFICIENT, "", "less than 0.01 nats lost there is nothing worth recovering."),
+        (-0.004, Verdict.INSUFFICIENT, "", "less than 0.01 nats lost there is nothing worth recovering."),
+        (0.02, Verdict.INSUFFICIENT, "RTN may cost nothing", "AWQ was not scored: RTN may cost nothing."),
+        (0.1, None, "", "AWQ was not scored; whether it is worth it was not judged in this run."),
+        (0.004, None, "", "AWQ was not scored; whether it is worth it was not judged in this run."),
+    ],
 )
-def test_the_answer_where_awq_was_not_scored(rtn_gap, last_words):
-    measured = synthetic_measured(rtn_gap=rtn_gap)
+def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
+    measured = synthetic_measured(rtn_gap=abs(rtn_gap))
     assert measured.losses is not None
+    loss = measured.losses["window_loss"]
+    loss.loc[{"strategy": "rtn-4"}] = loss.sel(strategy="full") + rtn_gap
     calibrated = [name for name in measured.losses["strategy"].values if name.startswith("awq")]
     without = replace(measured, losses=measured.losses.drop_sel(strategy=calibrated))
-    got = answer(measured.name, without, [decisive(Verdict.INSUFFICIENT)])
-    assert got.sentence.endswith(last_words)
+    claims = [] if verdict is None else [{**decisive(verdict), "reason": reason}]
+    got = answer(measured.name, without, claims)
+    assert got.sentence.endswith(words)
     assert got.full is not None
-    assert got.rtn == pytest.approx(got.full * np.exp(rtn_gap), rel=0.01)
+    assert got.rtn == pytest.approx(got.full * np.exp(rtn_gap))
     assert (got.awq, got.won_back) == (None, None)
+    assert ("RTN costs nothing here" in got.sentence) == (got.rtn <= got.full)
 
 
 def test_the_answer_says_so_where_awq_makes_it_worse():

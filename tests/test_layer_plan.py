@@ -1,0 +1,75 @@
+"""What the layer-level instruments look at, by size and effort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from awq_core.measured import TRAFFIC_KINDS
+from fixtures.layer_plan import LayerPlan, Tokens, layer_plan
+from fixtures.texts.effort import LARGE_PARAMETERS
+
+CALIBRATION, HELDOUT = np.zeros((64, 256), int), np.zeros((64, 256), int)
+
+
+def kinds(sequences: int = 16, length: int = 512) -> Tokens:
+    splits = [f"{kind} {split}" for kind in TRAFFIC_KINDS for split in ("calibration", "heldout")]
+    named = {name: np.zeros((sequences, length), int) for name in splits}
+    return named | {"random": np.zeros(CALIBRATION.shape, int)}
+
+
+def sizes(plan: LayerPlan, *, of_twin: bool) -> dict[str, int]:
+    tokens = plan.traffic(CALIBRATION, HELDOUT, kinds(), of_twin=of_twin)
+    assert list(tokens) == plan.traffic_settings(of_twin=of_twin).splits()
+    return {name: array.size for name, array in tokens.items()}
+
+
+@pytest.mark.parametrize("effort", ["quick", "standard", "paper"])
+def test_a_small_model_is_looked_at_whole(effort: str) -> None:
+    plan = layer_plan(LARGE_PARAMETERS, effort)
+    for settings in (plan.model, plan.twin, plan.model_traffic, plan.twin_traffic):
+        assert (settings.arithmetic, settings.raced, settings.row_share) == (torch.float64, False, 1.0)
+    for of_twin in (False, True):
+        assert all(array.size == 64 * 256 for array in plan.tokens(CALIBRATION, HELDOUT, of_twin=of_twin).values())
+        assert set(sizes(plan, of_twin=of_twin).values()) == {64 * 256, 16 * 512}
+
+
+@pytest.mark.parametrize(
+    ("effort", "rows", "twin_rows", "own", "of_kind", "of_random"),
+    [
+        ("quick", 0.5, 0.0625, False, 1024, 2048),
+        ("standard", 1.0, 0.125, True, 4096, 4096),
+        ("paper", 1.0, 0.25, True, 4096, 4096),
+    ],
+)
+def test_a_large_one_is_looked_at_in_part(
+    effort: str, rows: float, twin_rows: float, own: bool, of_kind: int, of_random: int
+) -> None:
+    plan = layer_plan(LARGE_PARAMETERS + 1, effort)
+    for settings in (plan.model, plan.twin, plan.model_traffic, plan.twin_traffic):
+        assert (settings.arithmetic, settings.raced) == (torch.float32, True)
+    assert (plan.model.row_share, plan.twin.row_share) == (rows, twin_rows)
+    assert (plan.model_traffic.own, plan.twin_traffic.own) == (own, False)
+    found = sizes(plan, of_twin=False)
+    assert {found["calibration"], found["random"], found["heldout"]} == {of_random}  # compared on equal terms
+    assert {found[f"{kind} heldout"] for kind in TRAFFIC_KINDS} == {of_kind}
+    twin = sizes(plan, of_twin=True)
+    assert twin["calibration"] == twin["random"] == min(of_random, plan.twin_tokens or 0)
+    assert {twin[f"{kind} heldout"] for kind in TRAFFIC_KINDS} == {of_kind // 2}
+    limited = sum(size for name, size in found.items())
+    assert plan.looked_at_of_traffic(CALIBRATION.size, HELDOUT.size, of_twin=False) == limited
+
+
+def test_whoever_is_looked_at_in_part_has_windows_of_every_group() -> None:
+    plan = layer_plan(LARGE_PARAMETERS + 1, "quick")
+    for array in plan.tokens(CALIBRATION, HELDOUT, of_twin=True).values():
+        assert (len(array), array.size) == (16, 2048)
+
+
+def test_what_a_result_depends_on_tells_the_plans_apart() -> None:
+    efforts = ("quick", "standard", "paper")
+    plans = [layer_plan(LARGE_PARAMETERS + more, effort) for more in (0, 1) for effort in efforts]
+    of_model, of_twin = ({str(plan.traffic_basis(of_twin=twin)) for plan in plans} for twin in (False, True))
+    assert len(of_model) == 4  # small, and three efforts of large ones
+    assert not of_model & of_twin
