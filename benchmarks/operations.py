@@ -128,7 +128,7 @@ def group_replay(shape: ModelShape, heldout: int) -> Work:
 
 def traffic_errors(shape: ModelShape) -> Work:
     """Usual and random tokens choose among A exponents at J precisions, judged on held-out tokens; each kind's own
-    calibration the same, judged on the kind's tokens beside RTN and the usual choice. Each judging has a denominator."""
+    calibration the same, judged on the kind's tokens beside RTN and the usual choice. Each judging has its power."""
     tuned = len(JUDGED_BITS) * len(ALPHAS)
     of_usual_or_random = tuned + len(JUDGED_BITS)
     of_kind = tuned + 3 * len(JUDGED_BITS)
