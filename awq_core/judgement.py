@@ -48,7 +48,7 @@ def data_needed(estimate: Estimate, threshold: Threshold) -> str:
         return f"the estimate lies on the threshold: no feasible number of {interval.resampled} would decide"
     needed = max(interval.n + 1, round(interval.n * (half / distance) ** 2))
     if interval.resampled == "blocks":
-        return f"about {needed} blocks like these would decide, and the model has {interval.n}"
+        return f"about {needed} blocks like these would decide, against {interval.n} here"
     return f"about {needed} {interval.resampled} would decide, against {interval.n} measured"
 
 

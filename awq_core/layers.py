@@ -24,6 +24,7 @@ from awq_core.layer_records import Record, from_arrays, to_arrays
 from awq_core.linear_errors import LinearErrors, checked, exhaustive_errors, raced_errors
 from awq_core.measured import BITS, GROUPS, QUANTIZERS, SPLITS
 from awq_core.quantizer import QuantizerName
+from awq_core.row_errors import rows_looked_at
 from awq_core.site_inputs import BlockSites, SiteInputs
 from awq_core.sources import LayerSource, LinearWeights
 
@@ -101,7 +102,11 @@ def _measure_block(
         site = inputs.sites[entry.site]
         summed = np.full((settings.groups, 1), np.nan)
         if settings_replayed:
-            weight = entry.weight.to(settings.arithmetic)
+            # The rows that its errors are of, or the two would differ.
+            weight = entry.weight
+            if settings.raced:
+                weight = weight[rows_looked_at(len(weight), settings.row_share).to(weight.device)]
+            weight = weight.to(settings.arithmetic)
             magnitude = site.moments["calibration"].magnitude()
             stacked = candidates(weight, magnitude, errors, settings_replayed, settings.quantizers, settings.bits)
             batches = ((group, tokens[entry.site]) for group, tokens in inputs.heldout())

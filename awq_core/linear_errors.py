@@ -1,8 +1,8 @@
 """The output errors of one linear: the exhaustive grid, or exponents that race.
 
 The exhaustive grid computes every error exactly, in the arithmetic of the settings. Racing is for models that it would
-take hours for: the best exponents and everything that claims read by name are computed on all rows, the rest estimated
-on some (`awq_core.exponent_race`).
+take hours for: the best exponents and everything that claims read by name are computed on all rows that are looked at,
+the rest estimated on some (`awq_core.exponent_race`).
 """
 
 from __future__ import annotations

@@ -33,6 +33,15 @@ TRIED_ROWS = 128
 FEWEST_ROWS = 64
 """A share of the rows is never fewer than this."""
 
+WHOLE_ROWS = 256
+"""Up to so many rows (keys and values of few heads) all are looked at: they cost little, and a share would be few."""
+
+
+def rows_looked_at(out_features: int, share: float) -> Tensor:
+    """Indices of some output rows, in an order in which any first few are spread over all."""
+    some = out_features if out_features <= WHOLE_ROWS else max(FEWEST_ROWS, round(share * out_features))
+    return torch.as_tensor(spread_order(out_features)[:some])
+
 
 class LinearRows:
     """The output rows of one linear, in an order in which any first few are spread over all.
@@ -49,11 +58,9 @@ class LinearRows:
     """
 
     def __init__(self, weight: Tensor, arithmetic: torch.dtype, share: float = 1.0) -> None:
-        out_features = len(weight)
-        self.count = min(out_features, max(FEWEST_ROWS, round(share * out_features)))
-        self.share = self.count / out_features
-        order = torch.as_tensor(spread_order(out_features)[: self.count], device=weight.device)
-        self.weight = weight[order].to(arithmetic)  # (rows, in)
+        self.weight = weight[rows_looked_at(len(weight), share).to(weight.device)].to(arithmetic)  # (rows, in)
+        self.count = len(self.weight)
+        self.share = self.count / len(weight)
         self.transposed = self.weight.T.contiguous()  # (in, rows)
         self.short = False
 

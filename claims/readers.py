@@ -74,13 +74,16 @@ def worth_recovering(measured: Measured, setting: Setting) -> None:
         InsufficientDataError: where it does not hold.
         UndecidedError: where this look does not settle it, and another one is registered.
     """
-    gap = mean_over_windows(measured, window_differences(measured, f"rtn-{setting.precision}"), setting)
+    # With one seed for all claims: it is one number, and must read the same beside each.
+    gap = mean_over_windows(
+        measured, window_differences(measured, f"rtn-{setting.precision}"), setting.for_claim("payoff.perplexity")
+    )
     if not is_last(measured.losses) and gap.interval.lower <= WORTH_RECOVERING <= gap.interval.upper:
         raise UndecidedError(f"RTN may cost {WORTH_RECOVERING} nats or not")
     if gap.value < WORTH_RECOVERING or gap.interval.lower <= 0:
         raise InsufficientDataError(
-            f"RTN at {setting.bits} bits costs {gap.value:.4f} nats [{gap.interval.lower:.4f}, "
-            f"{gap.interval.upper:.4f}]; judging what recovers it needs {WORTH_RECOVERING}"
+            f"RTN at {setting.bits} bits costs {gap.value:.4f} nats, {100 * gap.interval.level:.4g}% interval "
+            f"[{gap.interval.lower:.4f}, {gap.interval.upper:.4f}]; this claim needs damage of {WORTH_RECOVERING} nats"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from awq_core.evidence import Verdict
 from awq_core.measured import Measured
@@ -49,7 +49,10 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     full, rtn = unscaled
     scaled = mean_losses(measured, ["awq-block-4"])
     if scaled is None:
-        return _without_awq(f"{_deployed(measured)}, {name}", full, rtn, decisive)
+        unscaled_only = _without_awq(
+            f"{_deployed(measured)}, {name}", full, rtn, decisive, _windows(measured, ("full", "rtn-4"))
+        )
+        return replace(unscaled_only, sentence=unscaled_only.sentence + _beyond_guessing(measured, full))
     (awq,) = scaled
     lost, won = rtn - full, rtn - awq
     found = mean_losses(measured, ["awq-block-clip-4"])
@@ -58,14 +61,15 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     what, who = ("AWQ", "AWQ") if clipped is None else ("AWQ's scales", "AWQ without clipping")
     sentence = (
         f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, "
-        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with {what}: "
+        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with {what}"
+        f"{_windows(measured, ('full', 'rtn-4', 'awq-block-4'))}: "
         f"{_recovered(lost, won)}. {_worth(decisive, lost, who)}"
     )
     beside = "" if decisive is None else str(decisive["details"].get("with clipping", ""))
     if clipped is not None and lost > 0 and beside:
         sentence += f" {_with_clipping(beside, clipped, (rtn - clipped) / lost)}"
     return Answer(
-        sentence,
+        sentence + _beyond_guessing(measured, full),
         _perplexity(full),
         _perplexity(rtn),
         _perplexity(awq),
@@ -75,13 +79,33 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
     )
 
 
-def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None) -> Answer:
+def _beyond_guessing(measured: Measured | None, full: float) -> str:
+    """A warning where the model is worse than one that knows nothing; else nothing."""
+    vocabulary = 0 if measured is None else int(measured.provenance.get("vocabulary") or 0)
+    if not vocabulary or full < math.log(vocabulary):
+        return ""
+    return (
+        f" A perplexity above the vocabulary's {vocabulary:,} tokens is worse than guessing: the model, its tokenizer "
+        "or the text is not what it should be, and what rounding costs cannot be read from it."
+    )
+
+
+def _windows(measured: Measured | None, strategies: Iterable[str]) -> str:
+    """On how many windows, where that is not all of them."""
+    if measured is None or measured.losses is None:
+        return ""
+    losses = measured.losses["window_loss"].sel(strategy=list(strategies))
+    scored = int(losses.notnull().all("strategy").sum())
+    return "" if scored == losses.sizes["window"] else f", on {scored} of {losses.sizes['window']} windows"
+
+
+def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None, windows: str) -> Answer:
     """Where no claim needed AWQ's perplexity: the decisive claim says why, or was not asked."""
     lost = rtn - full
     cost = f"{_nats(lost)} nats" if lost > 0 else f"nothing here ({_nats(lost)} nats)"
     sentence = (
         f"{model} has perplexity {perplexity_text(full)} in full precision and {perplexity_text(rtn)} rounded to "
-        f"nearest (RTN): RTN costs {cost}. AWQ was not scored"
+        f"nearest (RTN){windows}: RTN costs {cost}. AWQ was not scored"
     )
     if decisive is None:
         sentence += "; whether it is worth it was not judged in this run."

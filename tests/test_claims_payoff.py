@@ -124,7 +124,7 @@ def test_without_damage_there_is_nothing_to_recover(claim: str, bits: int) -> No
         estimate(claim, slight, bits)
     evidence = judge(REGISTRY[claim], slight, Setting(bits))
     assert evidence.verdict is Verdict.INSUFFICIENT
-    assert "needs 0.01" in evidence.reason
+    assert "needs damage of 0.01 nats" in evidence.reason
     with pytest.raises(InsufficientDataError, match=r"\[-0\.\d+, 0\.\d+\]"):
         estimate(claim, damaged(rtn_gap=0.011, spread=0.1), bits)  # large enough, but not surely above 0
     assert isinstance(estimate(claim, damaged(rtn_gap=0.011), bits), Estimate)

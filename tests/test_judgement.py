@@ -28,7 +28,7 @@ def made(value: float, lower: float, upper: float, resampled: str = "blocks", n:
 def test_an_inconclusive_claim_says_how_many_blocks_would_decide() -> None:
     # The interval reaches 0.3 away and would have to reach 0.1: nine times the blocks.
     words = data_needed(made(1.12, 0.82, 1.42), Threshold(1.02))
-    assert words == "about 54 blocks like these would decide, and the model has 6"
+    assert words == "about 54 blocks like these would decide, against 6 here"
 
 
 def test_windows_that_would_decide_can_be_measured() -> None:
@@ -44,9 +44,7 @@ def test_an_estimate_on_its_threshold_needs_more_than_there_can_be(value: float,
 
 def test_the_nearer_of_two_edges_counts_and_one_more_is_the_least() -> None:
     estimate = made(0.028, 0.025, 0.0301, n=6)
-    assert (
-        data_needed(estimate, Threshold(0.001, 0.03)) == "about 14 blocks like these would decide, and the model has 6"
-    )
+    assert data_needed(estimate, Threshold(0.001, 0.03)) == "about 14 blocks like these would decide, against 6 here"
     barely = made(1.3, 1.02, 1.4, n=6)
     assert data_needed(barely, Threshold(1.02)).startswith("about 7 blocks")
 

@@ -72,3 +72,15 @@ def test_what_a_result_depends_on_tells_the_plans_apart() -> None:
     plans = [layer_plan(LARGE_PARAMETERS + more, effort) for more in (0, 1) for effort in efforts]
     for twin in (False, True):
         assert len({str(plan.traffic_basis(of_twin=twin)) for plan in plans}) == 4  # small, and three efforts
+
+
+def test_what_is_not_looked_at_is_said() -> None:
+    assert layer_plan(LARGE_PARAMETERS, "quick").in_words() == ""
+    assert layer_plan(LARGE_PARAMETERS + 1, "quick").in_words() == (
+        "layers: 0.5 of the rows, 8,192 held-out tokens; "
+        "untrained twins: 0.0625 of the rows, 2,048 tokens of either text; "
+        "other traffic: 0.125 of the rows, 1,024 tokens of each kind and 2,048 random ones"
+    )
+    assert (
+        layer_plan(LARGE_PARAMETERS + 1, "standard").in_words().startswith("layers: all rows, 16,384 held-out tokens;")
+    )

@@ -221,6 +221,27 @@ def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
     assert ("RTN costs nothing here" in got.sentence) == (got.rtn <= got.full)
 
 
+def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free():
+    measured = synthetic_measured(rtn_gap=0.004)
+    perplexity = answer(measured.name, measured, []).full
+    assert perplexity is not None
+    warning = f"above the vocabulary's {int(perplexity):,} tokens is worse than guessing"
+    for vocabulary, warned in ((int(perplexity), True), (int(perplexity) + 1, False), (None, False)):
+        known = replace(measured, provenance={**measured.provenance, "vocabulary": vocabulary})
+        for losses in (measured.losses, measured.losses.sel(strategy=["full", "rtn-4"])):
+            assert (warning in answer(known.name, replace(known, losses=losses), []).sentence) == warned
+
+
+def test_the_answer_says_on_how_many_windows_where_not_on_all():
+    measured = synthetic_measured()
+    assert " windows" not in answer(measured.name, measured, []).sentence
+    losses = measured.losses
+    some = losses.assign(window_loss=losses["window_loss"].where(losses["window"] < 16))
+    for strategies in (losses["strategy"].values, ["full", "rtn-4"]):
+        found = answer(measured.name, replace(measured, losses=some.sel(strategy=strategies)), [])
+        assert f", on 16 of {losses.sizes['window']} windows: " in found.sentence
+
+
 def test_the_answer_says_so_where_awq_makes_it_worse():
     measured = synthetic_measured()
     loss = measured.losses["window_loss"]

@@ -186,5 +186,5 @@ def _family_sentence(linears: Linears) -> str:
     if not means:
         return finding
     top = max(means, key=lambda family: means[family])
-    joint = "and importance too concentrates there" if top in heavy else "but importance concentrates elsewhere"
-    return f"{finding}, {joint}: in {top} the top 1% of channels hold {times(means[top])} their share"
+    least = min(means.values())
+    return f"{finding}; the top 1% of channels hold {times(least)} to {times(means[top])} their share, most in {top}"

@@ -132,9 +132,13 @@ def _half_width(gaps: Array, looks: int = 1) -> float:
 def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
     parts = []
     for bits, methods in panels.items():
-        if not {"rtn", "awq-block"} <= set(methods):
+        if "rtn" not in methods:
             continue
         rtn = float(readings.window_differences(measured, f"rtn-{bits}").mean())
+        if "awq-block" not in methods:
+            cost = f"{rtn:.2g} nats" if rtn > 0 else "nothing"
+            parts.append(f"at {bits} bits RTN costs {cost}, and AWQ was not scored")
+            continue
         awq = float(readings.window_differences(measured, f"awq-block-{bits}").mean())
         if rtn <= 0:
             parts.append(f"at {bits} bits RTN costs nothing")

@@ -67,6 +67,7 @@ def _facts(measured: Measured | None) -> list[tuple[str, str]]:
         ("shape", _shape(measured)),
         ("calibration text", _text(known, "calibration")),
         ("held-out text", _text(known, "heldout")),
+        ("looked at", str(known.get("looked_at") or "")),
         ("effort", ", ".join(str(known[key]) for key in ("effort", "dtype", "device_name") if known.get(key))),
         ("held against", f"{len(measured.twins)} untrained twins" if len(measured.twins) > 1 else ""),
     ]
