@@ -253,7 +253,7 @@ def test_the_marks_say_which_claims_need_damage_or_a_gain(rows: dict[str, Row]) 
         for bits in claim.bits if claim.level != "pair" else ():
             evidence = judge(claim, unharmed, Setting(bits), beside=False)
             if evidence.verdict is Verdict.INSUFFICIENT:
-                assert "needs 0.01" in evidence.reason
+                assert "needs damage of 0.01 nats" in evidence.reason
                 needs[claim.id] = "†"
             elif evidence.verdict is Verdict.NOT_APPLICABLE and "no gain is established" in evidence.reason:
                 needs[claim.id] = "‡"

@@ -132,7 +132,10 @@ def test_raced_exponents_are_the_exhaustive_ones(
         assert float(abs(np.log(found[variable] / traffic[variable])).max()) < 0.1
 
 
-def test_some_rows_say_about_what_all_would(model: Any, measured: Measured, traffic: xr.Dataset) -> None:
+def test_some_rows_say_about_what_all_would(
+    model: Any, measured: Measured, traffic: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("awq_core.row_errors.WHOLE_ROWS", 0)
     stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
     found = measure_traffic(stream, measured.channels, measured.errors, TrafficSettings(torch.float32, row_share=0.1))
     families = traffic["linear_family"].values
