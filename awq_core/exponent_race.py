@@ -77,7 +77,7 @@ def race_exponents(
     total = rows.count
     finish = _race(rows, scales, quantizer, bits, moments[0])
     calibration, tried = finish.errors, finish.tried
-    full = np.array(sorted({finish.winner, *named, *(finish.left if tried[finish.left[0]] == total else ())}))
+    full = np.array(sorted({*finish.left, *named}))  # several are left only where all rows were tried
     for exponent in full:
         _try(rows, scales, quantizer, bits, moments[:1], np.array([exponent]), total, calibration, tried)
     winner = int(full[np.argmin(calibration[full].sum(axis=1))])
