@@ -16,12 +16,16 @@ from benchmarks.shapes import SHAPES, Shape
 from fixtures.measuring import TWIN_SEEDS
 from fixtures.models.checking import ModelDescription
 from fixtures.models.cost import bytes_in_words, estimate_cost, time_in_words
+from fixtures.models.rates import Rates
 from fixtures.models.resolve import ModelSource
 from fixtures.stages import STAGES
 from fixtures.texts.effort import EFFORTS, effort_of
 
 LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}
 """Shapes that are planned and never made here."""
+
+ONE_A_SECOND = Rates(1.0, 1.0)
+"""At this rate seconds are operations."""
 
 SHORT_SHARE = {"losses": 1.0}
 """Share of a stage's operations that 16-bit products do; a half elsewhere."""
@@ -68,13 +72,13 @@ def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) ->
     """
     description = described(name, (SHAPES | LARGER)[name])
     chosen = effort_of(effort, description.parameters)
-    whole = estimate_cost(description, chosen, 1.0, twins=len(TWIN_SEEDS), element_bytes=2)
+    whole = estimate_cost(description, chosen, ONE_A_SECOND, twins=len(TWIN_SEEDS), element_bytes=2)
     lines = [f"{name}: {description.parameters:,} parameters, effort {effort}, bfloat16"]
     total = description.download_bytes / fetch
     lines.append(f"  fetching {bytes_in_words(description.download_bytes)}: {time_in_words(total)}")
     for stage in STAGES:
         cost = estimate_cost(
-            description, chosen, 1.0, twins=len(TWIN_SEEDS), element_bytes=2, stages=frozenset({stage})
+            description, chosen, ONE_A_SECOND, twins=len(TWIN_SEEDS), element_bytes=2, stages=frozenset({stage})
         )
         short = SHORT_SHARE.get(stage, 0.5)
         seconds = cost.seconds * (short / rate + (1 - short) / slow_rate)

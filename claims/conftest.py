@@ -122,7 +122,17 @@ def _conclude(evidence: Evidence, strict: bool) -> None:
         pytest.skip(f"{verdict}: {evidence.reason}")
     if verdict is Verdict.REFUTED:
         if registered is not None:
-            pytest.xfail(f"registered: {registered['reason']}")
+            _expect_failure(f"registered: {registered['reason']}")
         pytest.fail(failure_message(evidence), pytrace=False)
     if verdict is Verdict.INCONCLUSIVE and strict:
         pytest.fail(failure_message(evidence), pytrace=False)
+
+
+def _expect_failure(reason: str) -> None:
+    """`pytest.xfail` without the traceback: the reason says it all, and the arguments are whole measurements."""
+    __tracebackhide__ = True
+    try:
+        pytest.xfail(reason)
+    except pytest.xfail.Exception as expected:
+        expected.pytrace = False
+        raise

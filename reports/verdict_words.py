@@ -81,6 +81,9 @@ MEANINGS = {
 JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 """The verdicts that say something about the model; the others say why nothing can be said, or only report."""
 
+EXACT = "exact"
+"""How the method of an interval begins where nothing is sampled."""
+
 
 def verdict_of(claim: Claim) -> Verdict:
     """The claim's verdict as the enumeration's member."""
@@ -97,6 +100,11 @@ def catalogue_order(claim: Claim) -> tuple[int, str, str, int]:
 def is_judged(claim: Claim) -> bool:
     """Whether the claim got one of the three verdicts."""
     return verdict_of(claim) in JUDGED
+
+
+def is_exact(claim: Claim) -> bool:
+    """Whether the claim's value was computed, not estimated from a sample."""
+    return bool(claim["interval"]) and claim["interval"]["method"].startswith(EXACT)
 
 
 def is_registered(claim: Claim) -> bool:

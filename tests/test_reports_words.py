@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.evidence import Interval, Verdict
 from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
@@ -123,6 +123,21 @@ def test_the_sentence_on_trust_counts_what_was_judged():
         "survive Holm's correction."
     )
     assert trust([synthetic_claim(Verdict.INSUFFICIENT)]).sentence == "No claim was judged."
+
+
+def test_exact_values_are_no_matter_of_chance():
+    exact = Interval(3.8, 3.8, "exact: nothing is sampled", "linears", 35, None)
+    size = synthetic_claim(id="bits.four-times-smaller", p_value=0.0, interval=exact)
+    judged = synthetic_claim(id="payoff.honest", p_value=0.04)
+    claims = with_holm([size, judged])
+    assert [claim["survives_holm"] for claim in claims] == [None, True]  # 0.04 <= 0.05 / 1
+    assert trust(claims).sentence == (
+        "With 1 claim judged by 95% intervals, up to one may come out false by chance; 1 of 1 decided verdicts survive "
+        "Holm's correction. Beside them 1 claim judged by exact values, which no chance moves."
+    )
+    assert trust([size]).sentence == (
+        "No claim was judged by an interval; 1 claim judged by exact values, which no chance moves."
+    )
 
 
 def decisive(verdict):

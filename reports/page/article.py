@@ -8,9 +8,9 @@ from typing import Any
 from reports.figures.claim import number_line
 from reports.page.badges import claim_badge, slug
 from reports.page.entry import Entry
-from reports.page.meaning import is_exact, meaning
+from reports.page.meaning import meaning
 from reports.page.pictures import Pictures
-from reports.verdict_words import Claim, interval_name, interval_text, number, threshold_text, verdict_of
+from reports.verdict_words import Claim, interval_name, interval_text, is_exact, number, threshold_text, verdict_of
 
 
 def article(entry: Entry, pictures: Pictures) -> str:

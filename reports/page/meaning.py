@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from awq_core.evidence import Verdict
-from reports.verdict_words import Claim, interval_name, is_judged, is_registered, number, threshold_text, verdict_of
-
-EXACT = "exact"
-"""How the method of an interval begins where nothing is sampled."""
+from reports.verdict_words import (
+    Claim,
+    interval_name,
+    is_exact,
+    is_judged,
+    is_registered,
+    number,
+    threshold_text,
+    verdict_of,
+)
 
 
 def meaning(claim: Claim) -> str:
@@ -38,11 +44,6 @@ def _verdict(claim: Claim) -> str:
             return "This quantity is measured and shown beside the claims; the catalogue does not judge it."
 
 
-def is_exact(claim: Claim) -> bool:
-    """Whether the claim's value was computed, not estimated from a sample."""
-    return bool(claim["interval"]) and claim["interval"]["method"].startswith(EXACT)
-
-
 def _two_sided(claim: Claim) -> bool:
     return claim["threshold"]["lower"] is not None and claim["threshold"]["upper"] is not None
 
@@ -65,7 +66,7 @@ def _parts(claim: Claim) -> str:
 
 def _holm(claim: Claim) -> str:
     decided = verdict_of(claim) in (Verdict.SUPPORTED, Verdict.REFUTED)
-    if not decided or claim["survives_holm"] is None or is_exact(claim):
+    if not decided or claim["survives_holm"] is None:
         return ""
     if claim["survives_holm"]:
         return "It survives Holm's correction over all claims judged in this run."
