@@ -27,6 +27,10 @@ from reports.verdict_words import is_judged, is_registered, verdict_of, words
 
 DEFAULT_OUTPUT = "reports/out"
 
+NO_VERDICT = "NO VERDICT"
+"""The word for every skipped claim: pytest folds skips with one reason into a line, and gives all the first one's word.
+The reason itself says whether data or the model lack something."""
+
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the questions that `fixtures.plugin` answers."""
@@ -167,7 +171,7 @@ def status(report: Any) -> tuple[str, str, str] | None:
     if report.failed:
         return "failed", "F", word
     if report.skipped:
-        return ("xfailed", "x", word) if hasattr(report, "wasxfail") else ("skipped", "s", word)
+        return ("xfailed", "x", word) if hasattr(report, "wasxfail") else ("skipped", "s", NO_VERDICT)
     verdict = verdict_of(claim)
     if verdict is Verdict.SUPPORTED:
         return "passed", ".", word

@@ -74,8 +74,8 @@ def test_only_unregistered_judged_verdicts_are_unsettled(verdict, registered, co
         (Verdict.REFUTED, "refuted", "skipped", True, ("xfailed", "x", "REFUTED (registered)")),
         (Verdict.INCONCLUSIVE, None, "passed", False, ("inconclusive", "?", "INCONCLUSIVE")),
         (Verdict.INCONCLUSIVE, None, "failed", False, ("failed", "F", "INCONCLUSIVE")),
-        (Verdict.INSUFFICIENT, None, "skipped", False, ("skipped", "s", "INSUFFICIENT DATA")),
-        (Verdict.NOT_APPLICABLE, None, "skipped", False, ("skipped", "s", "NOT APPLICABLE")),
+        (Verdict.INSUFFICIENT, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
+        (Verdict.NOT_APPLICABLE, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
         (Verdict.REPORTED, None, "passed", False, ("reported", "r", "REPORTED")),
     ],
 )
