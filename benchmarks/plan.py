@@ -2,13 +2,14 @@
 
     python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
 
-Operations are those of `fixtures/models/cost.py`. The strategies' forward passes and half of the layers' products run
-at the rate of 16-bit products, second moments and the other half at that of single precision.
+Operations are those of `fixtures/models/work.py`. Forward passes and half of the error grid's products run at the rate
+of 16-bit products, second moments and the other half at that of single precision; elementwise work is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -18,17 +19,12 @@ from fixtures.models.checking import ModelDescription
 from fixtures.models.cost import bytes_in_words, estimate_cost, time_in_words
 from fixtures.models.rates import Rates
 from fixtures.models.resolve import ModelSource
+from fixtures.models.work import work_of
 from fixtures.stages import STAGES
 from fixtures.texts.effort import EFFORTS, effort_of
 
 LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}
 """Shapes that are planned and never made here."""
-
-ONE_A_SECOND = Rates(1.0, 1.0)
-"""At this rate seconds are operations."""
-
-SHORT_SHARE = {"losses": 1.0}
-"""Share of a stage's operations that 16-bit products do; a half elsewhere."""
 
 
 def described(name: str, shape: Shape) -> ModelDescription:
@@ -72,21 +68,17 @@ def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) ->
     """
     description = described(name, (SHAPES | LARGER)[name])
     chosen = effort_of(effort, description.parameters)
-    whole = estimate_cost(description, chosen, ONE_A_SECOND, twins=len(TWIN_SEEDS), element_bytes=2)
+    rates = Rates(rate, math.inf, slow_rate, 2 / (1 / rate + 1 / slow_rate))
+    whole = estimate_cost(description, chosen, rates, twins=len(TWIN_SEEDS), element_bytes=2)
     lines = [f"{name}: {description.parameters:,} parameters, effort {effort}, bfloat16"]
-    total = description.download_bytes / fetch
-    lines.append(f"  fetching {bytes_in_words(description.download_bytes)}: {time_in_words(total)}")
+    fetching = description.download_bytes / fetch
+    lines.append(f"  fetching {bytes_in_words(description.download_bytes)}: {time_in_words(fetching)}")
     for stage in STAGES:
-        cost = estimate_cost(
-            description, chosen, ONE_A_SECOND, twins=len(TWIN_SEEDS), element_bytes=2, stages=frozenset({stage})
-        )
-        short = SHORT_SHARE.get(stage, 0.5)
-        seconds = cost.seconds * (short / rate + (1 - short) / slow_rate)
-        total += seconds
-        lines.append(f"  {stage}: {cost.seconds / 1e15:.2f} PFLOP, {time_in_words(seconds)}")
+        work = work_of(stage, description, chosen, len(TWIN_SEEDS))
+        lines.append(f"  {stage}: {work.operations / 1e15:.2f} PFLOP, {time_in_words(work.seconds(rates))}")
     lines.append(
-        f"  together: {time_in_words(total)}; memory {bytes_in_words(whole.memory_bytes)} on the device, "
-        f"disk {bytes_in_words(whole.disk_bytes)}"
+        f"  together: {time_in_words(fetching + whole.seconds)}; "
+        f"memory {bytes_in_words(whole.memory_bytes)} on the device, disk {bytes_in_words(whole.disk_bytes)}"
     )
     return lines
 

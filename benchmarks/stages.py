@@ -27,7 +27,7 @@ from benchmarks.model_shape import ModelShape, SearchedGroup, searched_groups, s
 from benchmarks.operations import Work
 from benchmarks.probes import Probes
 from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
-from fixtures.models.cost import STRATEGIES
+from fixtures.models.work import STRATEGIES
 
 FORWARD = "block forward"
 HEAD = "head and divergence"

@@ -129,7 +129,10 @@ def _conclude(evidence: Evidence, strict: bool) -> None:
 
 
 def _expect_failure(reason: str) -> None:
-    """`pytest.xfail` without the traceback: the reason says it all, and the arguments are whole measurements."""
+    """`pytest.xfail` without the traceback: the reason says it all, and the arguments are whole measurements.
+
+    Returns under `--runxfail`, where the claim fails as if it were not registered.
+    """
     __tracebackhide__ = True
     try:
         pytest.xfail(reason)

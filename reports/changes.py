@@ -110,11 +110,13 @@ def difference(before: Claim, now: Claim) -> Difference | None:
     if any(claim["estimate"] is None or not claim["interval"] for claim in (before, now)):
         return None
     first, second = float(before["estimate"]), float(now["estimate"])
-    if _is_exact(before) and _is_exact(now):
+    if _is_a_point(before) and _is_a_point(now):
         allowed = max(ROUNDING * max(abs(first), abs(second)), EXACT_SHARE * _distance_to_threshold(before))
         size = abs(second - first)
         return Difference(size, allowed, 0.0 if size > allowed else 1.0)
-    logarithmic = all(_is_exact(claim) or _is_logarithmic(claim) for claim in (before, now)) and min(first, second) > 0
+    logarithmic = (
+        all(_is_a_point(claim) or _is_logarithmic(claim) for claim in (before, now)) and min(first, second) > 0
+    )
     halves = [_half_width(claim, logarithmic) for claim in (before, now)]
     size = abs(math.log(second / first)) if logarithmic else abs(second - first)
     return Difference(size, *_welch(size, halves, [before, now]), logarithmic)
@@ -200,7 +202,7 @@ def _distance_to_threshold(claim: Claim) -> float:
     return min((abs(float(claim["estimate"]) - edge) for edge in edges), default=0.0)
 
 
-def _is_exact(claim: Claim) -> bool:
+def _is_a_point(claim: Claim) -> bool:
     return bool(claim["interval"]["lower"] == claim["interval"]["upper"])
 
 

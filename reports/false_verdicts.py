@@ -32,20 +32,17 @@ class Trust:
     @property
     def sentence(self) -> str:
         """The counts in words, for the report and the terminal."""
-        exact = f"{self.exact} {_judged_by(self.exact)} exact values, which no chance moves."
+        exact = f"{self.exact} {'claim is' if self.exact == 1 else 'claims are'} exact: computed, not sampled."
         if self.judged == 0:
             return f"No claim was judged by an interval; {exact}" if self.exact else "No claim was judged."
         expected = LEVEL * self.judged
         few = "up to one" if expected < 1 else f"up to about {expected:.0f}"
+        claims = "claim" if self.judged == 1 else "claims"
         judged = (
-            f"With {self.judged} {_judged_by(self.judged)} 95% intervals, {few} may come out false by chance; "
+            f"With {self.judged} {claims} judged by 95% intervals, {few} may come out false by chance; "
             f"{self.surviving} of {self.decided} decided verdicts survive Holm's correction."
         )
-        return f"{judged} Beside them {exact}" if self.exact else judged
-
-
-def _judged_by(count: int) -> str:
-    return "claim judged by" if count == 1 else "claims judged by"
+        return f"{judged} Another {exact}" if self.exact else judged
 
 
 def with_holm(claims: Sequence[Claim]) -> list[Claim]:

@@ -20,9 +20,9 @@ from fixtures.kept_blocks import BlocksOnDisk
 from fixtures.measurement_settings import MeasurementSettings
 from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
 from fixtures.models.checking import describe
-from fixtures.models.cost import STRATEGIES
 from fixtures.models.loading import load_model, weights_hash
 from fixtures.models.resolve import resolve
+from fixtures.models.work import STRATEGIES
 from fixtures.progress import MeasurementProgress
 from fixtures.texts.tokens import TextSelection, token_hash
 from fixtures.texts.traffic import Traffic

@@ -133,11 +133,10 @@ def test_exact_values_are_no_matter_of_chance():
     assert [claim["survives_holm"] for claim in claims] == [None, True]  # 0.04 <= 0.05 / 1
     assert trust(claims).sentence == (
         "With 1 claim judged by 95% intervals, up to one may come out false by chance; 1 of 1 decided verdicts survive "
-        "Holm's correction. Beside them 1 claim judged by exact values, which no chance moves."
+        "Holm's correction. Another 1 claim is exact: computed, not sampled."
     )
-    assert trust([size]).sentence == (
-        "No claim was judged by an interval; 1 claim judged by exact values, which no chance moves."
-    )
+    assert trust([size]).sentence == "No claim was judged by an interval; 1 claim is exact: computed, not sampled."
+    assert trust([size, size]).sentence.endswith("2 claims are exact: computed, not sampled.")
 
 
 def decisive(verdict):

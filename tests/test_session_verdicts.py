@@ -73,6 +73,20 @@ def test_registered_verdicts_do_not_and_still_run(suite, registered):
     result.stdout.fnmatch_lines(["*2 xfailed, 2 inconclusive*"])
 
 
+def test_an_expected_failure_gives_its_reason_and_no_traceback(suite, registered):
+    result = suite.run("--xfail-tb", "-rx")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["registered: *", "*REFUTED (registered) *some_layer* - registered: *"])
+    assert_no_traceback(result)
+    assert "Dataset" not in result.stdout.str()
+
+
+def test_under_runxfail_what_is_registered_fails_like_the_rest(suite, registered):
+    result = suite.run("--runxfail")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["concentration.some-layer is refuted on tiny: *"])
+
+
 @pytest.mark.parametrize("earlier", [Verdict.SUPPORTED, Verdict.INCONCLUSIVE])
 def test_a_changed_verdict_fails_under_the_same_conditions(suite, registered, earlier):
     registered(some_layer=earlier)

@@ -69,10 +69,10 @@ def _holm(claim: Claim) -> str:
     if not decided or claim["survives_holm"] is None:
         return ""
     if claim["survives_holm"]:
-        return "It survives Holm's correction over all claims judged in this run."
+        return "It survives Holm's correction over all claims that an interval judges on the model."
     return (
-        "It does not survive Holm's correction over all claims judged in this run: it may be one of the few "
-        "that come out false by chance."
+        "It does not survive Holm's correction over all claims that an interval judges on the model: it may be one of "
+        "the few that come out false by chance."
     )
 
 
