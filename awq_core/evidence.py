@@ -119,8 +119,8 @@ class Evidence:
     registered: dict[str, Any] | None = None
     """The entry of the deviations file that names this claim, and whether its conditions are met."""
     survives_holm: bool | None = None
-    """Whether the verdict stands after Holm's correction over all claims that an interval judges on the model; None for an
-    exact value, and where there is no verdict."""
+    """Whether the verdict stands after Holm's correction over all claims that an interval judges on the model; None for
+    an exact value, and where there is no verdict."""
     details: dict[str, Any] = field(default_factory=dict)
     """Other readings of the same measurement, plain values by name."""
 

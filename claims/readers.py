@@ -103,8 +103,8 @@ def where_layers_gain(measured: Measured, setting: Setting) -> None:
     gain = layers_gain(measured, setting.for_claim("payoff.layers"))
     if verdict_of(gain.interval, LAYERS_THRESHOLD) is not Verdict.SUPPORTED:
         raise NotApplicableError(
-            f"payoff.layers is not supported at {setting.bits} bits (reduction {gain.value:.3f}x): "
-            "no gain is established"
+            f"payoff.layers is not supported at {setting.bits} bits (interval [{gain.interval.lower:.4g}, "
+            f"{gain.interval.upper:.4g}], needs {LAYERS_THRESHOLD}): no gain is established"
         )
 
 

@@ -23,7 +23,7 @@ from reports.junit import add_plain_properties
 from reports.output import write_model
 from reports.published import Published, sentence
 from reports.terminal import write_summary
-from reports.verdict_words import is_judged, is_registered, verdict_of, words
+from reports.verdict_words import APPEARANCES, is_changed, is_judged, verdict_of, words
 
 DEFAULT_OUTPUT = "reports/out"
 
@@ -59,6 +59,8 @@ class Reporter:
         self.started = time.time()
         self.complete = True
         self.blamed = False
+        self.nothing_judged = False
+        """Whether the run was interrupted before a claim that it selected had a verdict."""
         self.measured: list[Measured] = []
         self.published: dict[str, list[Published]] = {}
         self.unwritten = ""
@@ -86,6 +88,8 @@ class Reporter:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write everything judged so far, and let an unsettled verdict fail the session."""
         if not self.gathered.models:
+            interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+            self.nothing_judged = interrupted and any(item.get_closest_marker("claim") for item in session.items)
             return
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         self.complete = ended and not session.shouldstop and not session.shouldfail
@@ -127,6 +131,12 @@ class Reporter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The answer, the table and the paths."""
+        if self.nothing_judged:
+            terminalreporter.write_line(
+                "Interrupted before the first verdict: no report was written. What is measured is kept: the same "
+                "command, without --refresh, goes on from there.",
+                yellow=True,
+            )
         if not self.gathered.models:
             return
         models = self.models()
@@ -173,10 +183,12 @@ def status(report: Any) -> tuple[str, str, str] | None:
     if report.skipped:
         return ("xfailed", "x", word) if hasattr(report, "wasxfail") else ("skipped", "s", NO_VERDICT)
     verdict = verdict_of(claim)
+    if is_changed(claim):  # under other conditions, or it would have failed
+        return "changed", "c", word
     if verdict is Verdict.SUPPORTED:
         return "passed", ".", word
     if verdict is Verdict.INCONCLUSIVE:
         return "inconclusive", "?", word
     if is_judged(claim):
-        return ("registered" if is_registered(claim) else "changed"), "r", word
-    return verdict.value, verdict.value[0], word
+        return "registered", "r", word
+    return verdict.value, APPEARANCES[verdict].symbol, word

@@ -20,6 +20,7 @@ from reports.verdict_words import (
     Claim,
     catalogue_order,
     interval_text,
+    is_changed,
     is_registered,
     number,
     threshold_text,
@@ -112,7 +113,7 @@ def _table(gathered: Gathered, columns: Sequence[tuple[str, ...]]) -> Table:
 
 
 def _cell(claim: Claim | None) -> Text:
-    """The verdict's symbol before the numbers, or its word where there are none; a star where it is registered."""
+    """The verdict's symbol before the numbers, or its word where there are none; marked where one is registered."""
     if claim is None:
         return Text("")
     verdict = verdict_of(claim)
@@ -120,6 +121,8 @@ def _cell(claim: Claim | None) -> Text:
     text = Text(appearance.symbol, style=appearance.terminal)
     if is_registered(claim) and verdict is not Verdict.SUPPORTED:
         text.append("*")
+    elif is_changed(claim):
+        text.append("!")
     if claim["estimate"] is None:
         return text.append(f" {verdict.value}")
     text.append(f" {number(claim['estimate'], DIGITS)}", style="bold")
@@ -132,6 +135,8 @@ def _legend(claims: Sequence[Claim]) -> str:
     parts = [f"{APPEARANCES[verdict].symbol} {verdict.value}" for verdict in Verdict if verdict in present]
     if any(is_registered(claim) and verdict_of(claim) is not Verdict.SUPPORTED for claim in claims):
         parts.append("* registered in claims/deviations/")
+    if any(map(is_changed, claims)):
+        parts.append("! another verdict is registered")
     return "   ".join(parts)
 
 

@@ -5,6 +5,7 @@ Evidence travels as the plain dictionary of `Evidence.as_dict`, because that is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,9 @@ MEANINGS = {
 JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 """The verdicts that say something about the model; the others say why nothing can be said, or only report."""
 
+MOST_DIGITS = 8
+"""Significant digits of an interval's end, however near a threshold."""
+
 EXACT = "exact"
 """How the method of an interval begins where nothing is sampled."""
 
@@ -111,6 +115,12 @@ def is_registered(claim: Claim) -> bool:
     """Whether the model's deviations file names this claim, in this version, with the very verdict that it got."""
     registered = claim.get("registered")
     return registered is not None and bool(registered["matches"])
+
+
+def is_changed(claim: Claim) -> bool:
+    """Whether the model's deviations file names another verdict, or another version, than it got."""
+    registered = claim.get("registered")
+    return registered is not None and not registered["matches"]
 
 
 def words(claim: Claim) -> str:
@@ -157,9 +167,25 @@ def interval_name(claim: Claim) -> str:
 
 
 def interval_text(claim: Claim, digits: int = 4) -> str:
-    """The 95% interval in brackets, or nothing where there is none."""
-    interval = claim.get("interval")
-    return f"[{number(interval['lower'], digits)}, {number(interval['upper'], digits)}]" if interval else ""
+    """The 95% interval in brackets, or nothing where there is none.
+
+    An end that so few digits would show as the threshold has more of them.
+    """
+    interval, threshold = claim.get("interval"), claim.get("threshold") or {}
+    if not interval:
+        return ""
+    edges = [edge for edge in (threshold.get("lower"), threshold.get("upper")) if edge is not None]
+    ends = (_beside(interval[end], edges, digits) for end in ("lower", "upper"))
+    return f"[{', '.join(ends)}]"
+
+
+def _beside(value: float, edges: Sequence[float], digits: int) -> str:
+    """A number with digits enough to be seen apart from the edges that it is not."""
+    for enough in range(digits, MOST_DIGITS):
+        text = number(value, enough)
+        if all(value == edge or text != number(edge, enough) for edge in edges):
+            return text
+    return number(value, MOST_DIGITS)
 
 
 def threshold_text(claim: Claim) -> str:

@@ -76,7 +76,7 @@ def test_honest_asks_for_four_fifths_of_the_calibration_gain() -> None:
     set_errors(measured, 0.5, alpha=0.5, bits=3, split="heldout")
     got = estimate("payoff.honest", measured, 3)
     assert got.value == pytest.approx(math.log(2) - 0.8 * math.log(4))
-    with pytest.raises(NotApplicableError, match=r"payoff.layers is not supported at 4 bits \(reduction 1.000x\)"):
+    with pytest.raises(NotApplicableError, match=r"at 4 bits \(interval \[1, 1\], needs above 1.02\): no gain"):
         estimate("payoff.honest", measured, 4)
 
 

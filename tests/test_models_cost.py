@@ -133,12 +133,12 @@ def test_a_small_context_shortens_the_windows() -> None:
 def test_the_header_s_lines() -> None:
     assert Cost(988_097_824, 3_000_000_000, 1_100_000_000, 720.0, 720.0).lines() == [
         "to download: 988.1 MB; memory: about 3.0 GB; disk: about 1.1 GB",
-        "time to measure: about 12 minutes (nothing, where the cache has it)",
+        "time to measure what the cache does not hold: about 12 minutes",
     ]
     assert Cost(0, 0, 0, 0.0, 0.0).lines()[0].startswith("to download: nothing;")
     ranged = Cost(0, 0, 0, 3600.0, 720.0).lines()[1]
     assert ranged.startswith(
-        "time to measure: about 12 minutes to 60 minutes, depending on the losses that claims need"
+        "time to measure what the cache does not hold: about 12 minutes to 60 minutes, depending on the losses"
     )
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.evidence import Interval, Verdict
+from awq_core.evidence import Interval, Threshold, Verdict
 from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
-from reports.verdict_words import catalogue_order, is_settled, number, words
+from reports.verdict_words import catalogue_order, interval_text, is_settled, number, words
 from tests.synthetic_claim import synthetic_claim
 from tests.synthetic_measured import synthetic_measured
 
@@ -76,7 +76,7 @@ def test_only_unregistered_judged_verdicts_are_unsettled(verdict, registered, co
         (Verdict.INCONCLUSIVE, None, "failed", False, ("failed", "F", "INCONCLUSIVE")),
         (Verdict.INSUFFICIENT, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
         (Verdict.NOT_APPLICABLE, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
-        (Verdict.REPORTED, None, "passed", False, ("reported", "r", "REPORTED")),
+        (Verdict.REPORTED, None, "passed", False, ("reported", "i", "REPORTED")),
     ],
 )
 def test_the_terminal_says_the_verdict(verdict, registered, outcome, xfail, expected):
@@ -91,6 +91,22 @@ def test_numbers_keep_four_digits_and_a_true_minus():
     assert [number(value) for value in (None, 0.0, 1.23456, -0.00214, 12345.6, 3.14e-6)] == [
         "", "0", "1.235", "−0.00214", "12,346", "3.14e−06",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "text"),
+    [
+        (1.0, 1.04, "[1, 1.04]"),
+        (1.0189, 1.0201, "[1.019, 1.0201]"),
+        (1.02, 1.5, "[1.02, 1.5]"),  # on the threshold is on the threshold
+        (1.02000001, 2.0, "[1.02, 2]"),  # as near as makes no difference
+    ],
+)
+def test_an_end_of_an_interval_is_seen_apart_from_the_threshold(lower, upper, text):
+    claim = synthetic_claim(
+        interval=Interval(lower, upper, "t interval", "blocks", 5, 7), threshold=Threshold(lower=1.02)
+    )
+    assert interval_text(claim, 3) == text
 
 
 def test_the_catalogue_gives_the_order_and_the_deployed_precision_comes_first():

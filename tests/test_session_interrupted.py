@@ -156,3 +156,12 @@ def test_before_anything_was_judged_nothing_is_written(suite, monkeypatch):
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert not suite.output.exists()
     assert list((suite.pytester.path / "cache").rglob("*.nc")) == []
+
+
+def test_before_the_first_verdict(suite, second):
+    status, output = interrupted(
+        suite, "--model", second, "--refresh", where="fixtures.measuring.measure_layers", nth=1
+    )
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert "Interrupted before the first verdict: no report was written." in output
+    assert not suite.output.exists()

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
 import torch
 
 from claims.claim import REGISTRY
-from tests.suite_sessions import everything, text
+from tests.suite_sessions import ROOT, everything, text
 from tests.tiny_models import write_model
 
 
@@ -42,6 +43,29 @@ def configure(folder, **changes):
 def test_a_misspelt_alias_names_close_matches(suite):
     result = suite.run(model="qwen0.5")
     assert_one_clear_line(result, suite, "--model 'qwen0.5'", "did you mean", "qwen0.5b")
+
+
+def test_an_effort_that_is_none(suite):
+    result = suite.run("--effort=fast")
+    assert_one_clear_line(result, suite, "no effort is called 'fast'; --effort takes quick, standard, paper")
+
+
+def test_a_path_that_leads_pytest_to_another_project_is_said_before_anything_is_imported(tmp_path):
+    """A project of someone's own above both the clone and the text: pytest takes it for the one to test."""
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (tmp_path / "traffic.txt").write_text("words")
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "claims", clone / "claims")
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+    command = [sys.executable, "-m", "pytest", "claims", "--calibration-text", tmp_path / "traffic.txt"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, encoding="utf-8")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stderr.startswith(
+        f"ERROR: pytest reads its settings from {tmp_path / 'pyproject.toml'}, not from {clone}"
+    )
+    assert "--calibration-text=FILE" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_name_like_no_alias_names_them_all(suite):
