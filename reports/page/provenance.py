@@ -22,6 +22,7 @@ def provenance(measured: Measured | None, command: str) -> str:
         rows = "".join(
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(_text(value))}</td></tr>'
             for name, value in facts.items()
+            if value not in ("", None)
         )
         table = f'<div class="scrolls" role="region" aria-label="Provenance" tabindex="0"><table>{rows}</table></div>'
     return f'<section id="provenance"><h2>Where these numbers come from</h2>{repeat(command)}{table}</section>'
