@@ -37,11 +37,14 @@ instruments:
 
 setup: $(READY)
 
-# Torch first, at the pinned version: a range would let pip fetch the newest build with its CUDA packages.
+# Torch first, at the pinned version: a range would let pip fetch the newest build with its CUDA packages. Not compiled:
+# Python compiles what is imported, a small part of all, when it first is.
+INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
+
 $(READY): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --constraint constraints.txt torch
-	$(RUN) pip install --quiet --constraint constraints.txt --editable '.[development]'
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[development]'
 	touch $@
 
 clean:
