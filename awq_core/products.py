@@ -6,24 +6,52 @@ width unused; oneDNN, which PyTorch carries too, uses all of it. Both add in sin
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
-def product_with_rows(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T`.
+def product_with_rows(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`left @ right.T`, and a bias on top of it.
 
     Args:
-        left: `(m, k)`.
+        left: `(..., k)`.
         right: `(n, k)`.
+        bias: `(n,)`.
 
     Returns:
-        `(m, n)`.
+        `(..., n)`.
     """
-    if left.device.type == "cpu" and left.dtype == torch.float32 and _has_onednn():
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    if left.device.type == "cpu" and left.dtype == right.dtype == torch.float32 and _has_onednn():
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
         return found
-    return left @ right.T
+    product = left @ right.T
+    return product if bias is None else product + bias
+
+
+class Products(TorchFunctionMode):
+    """Lets the linears that are called inside multiply as fast as the processor can.
+
+    Args:
+        short: multiply in bfloat16, adding in single precision, where the device has instructions for that.
+    """
+
+    def __init__(self, *, short: bool = False) -> None:
+        super().__init__()
+        self.short = short
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.linear or kwargs or args[0].dtype != torch.float32:
+            return func(*args, **kwargs)
+        inputs, weight, *rest = args
+        bias = rest[0] if rest else None
+        if self.short:
+            product = func(inputs.to(torch.bfloat16), weight.to(torch.bfloat16)).to(torch.float32)
+            return product if bias is None else product + bias
+        return product_with_rows(inputs, weight, bias)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -1,0 +1,1 @@
+"""Models of the table's architectures: how their blocks are reached, opened and run."""

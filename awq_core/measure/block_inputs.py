@@ -1,0 +1,90 @@
+"""What reaches an opened block's input sites and inspected modules on one text set, in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awq_core.architecture import Architecture, Fold, is_linear
+from awq_core.architectures.block_stream import BlockStream, hooked
+from awq_core.measure.trials import output_of
+from awq_core.second_moment import SecondMoment
+
+CHUNK_ELEMENTS = 500_000
+"""Values whose magnitudes are formed at once: what stays in a processor's cache."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+
+class BlockInputs:
+    """One pass of a text set over an opened block, and what calibrating needs of it.
+
+    Args:
+        stream: has reached the block and begun it.
+        block: index of the block.
+        text_set: which of the stream's splits.
+        arithmetic: dtype of the second moments.
+
+    Attributes:
+        architecture: of the model.
+        sites: by site, its inputs `(tokens, width)`.
+        calls: by path of an inspected module that is no linear, its calls in order.
+        output_size: by the same, the squared output of every token, `(tokens,)`.
+    """
+
+    def __init__(self, stream: BlockStream, block: int, text_set: str, arithmetic: torch.dtype) -> None:
+        self.architecture: Architecture = stream.architecture
+        self.module: nn.Module = stream.source.modules[block]
+        self._arithmetic = arithmetic
+        self._moments: dict[str, SecondMoment] = {}
+        self.calls: dict[str, list[Call]] = {}
+        captured: dict[str, list[Tensor]] = {}
+        sizes: dict[str, list[Tensor]] = {}
+        with ExitStack() as stack:
+            for path in dict.fromkeys(fold.inspected for fold in self.architecture.folds):
+                inspected = self.module.get_submodule(path)
+                if not is_linear(inspected):
+                    calls = self.calls.setdefault(path, [])
+                    stack.enter_context(hooked(inspected, lambda _, args, kwargs, c=calls: c.append((args, kwargs))))
+                    handle = inspected.register_forward_hook(_keep_size(sizes.setdefault(path, [])))
+                    stack.callback(handle.remove)
+            for _, inputs in stream.passes(block, text_set):
+                for site, x in inputs.items():
+                    captured.setdefault(site, []).append(x)
+        self.output_size = {path: torch.cat(parts) for path, parts in sizes.items()}
+        self.sites = {site: torch.cat(captured.pop(site)) for site in list(captured)}
+
+    def magnitude(self, fold: Fold) -> Tensor:
+        """Mean of abs(x) over the tokens of all sites that share a fold's scale, `(width,)`, float64.
+
+        Experts of a mixture each see some of the tokens; pooled, they see each token as often as every other.
+        """
+        tokens = sum(len(self.sites[site]) for site in fold.sites)
+        parts = [
+            part.abs().sum(dim=0, dtype=torch.float64)  # (width,)
+            for site in fold.sites
+            for part in self.sites[site].split(max(1, CHUNK_ELEMENTS // self.sites[site].shape[1]))
+        ]
+        return torch.stack(parts).sum(dim=0) / max(tokens, 1)
+
+    def second_moment(self, site: str) -> SecondMoment:
+        """`G = X^T X` of a site, gathered when it is first asked for."""
+        if site not in self._moments:
+            x = self.sites[site]
+            moment = SecondMoment(x.shape[1], self._arithmetic, x.device)
+            if len(x):  # an expert may see no token
+                moment.update(x)
+            self._moments[site] = moment
+        return self._moments[site]
+
+
+def _keep_size(sizes: list[Tensor]) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        sizes.append(output_of(output).flatten(0, -2).float().square().sum(dim=-1))
+
+    return hook
