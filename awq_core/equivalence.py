@@ -7,25 +7,27 @@ dtype, so what is left of a difference is a mistake, and in half precision too a
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from awq_core.architecture import (
     Architecture,
     Fold,
     applicable_folds,
-    blocks_of,
     in_storage_layout,
     linear,
     shared_magnitude,
     weight_of,
 )
-from awq_core.block_search import FoundScale
-from awq_core.strategies import applied, folded_parameters
+from awq_core.architectures.block_stream import Blocks
+from awq_core.folding import Parameters, fold_block
+from awq_core.measure.losses import logits_of
+from awq_core.measure.one_pass import exchanged
 
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Largest logit difference, over the largest logit, that rounding in the model's dtype may make.
@@ -74,73 +76,76 @@ class FoldingCheck:
         return asdict(self)
 
 
-def check_folding(model: Any, architecture: Architecture, tokens: Tensor, seed: int = 0) -> FoldingCheck:
-    """Fold scales into a model without rounding, and compare it with itself.
+def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck:
+    """Fold scales into a model's blocks without rounding, and compare it with itself.
 
     Every fold is checked, with the averaged one of grouped-query attention.
 
     Args:
-        model: unmodified; it is the same afterwards.
-        architecture: its row of the table.
+        blocks: of the model, which is the same afterwards.
         tokens: `(windows, T)`.
         seed: of the scales.
     """
+    model, architecture = blocks.model, blocks.architecture
     most = min(CHECKED_TOKENS, CHECKED_LOGITS // model.get_output_embeddings().weight.shape[0])
     windows = tokens[: max(1, most // tokens.shape[1])]
-    before, shape_before = _logits(model, windows), _shape(model, windows[:1])
-    linears, others = folded_parameters(model, architecture, powers_of_two(model, architecture, seed))
-    with applied(model, in_storage_layout(model, linears) | others):
-        after, shape_after = _logits(model, windows), _shape(model, windows[:1])
-    difference = float((after - before).abs_().max() / before.abs().max())
-    dtype = next(model.parameters()).dtype
-    modules, parameters, operations = (
-        sum(((old - new) + (new - old)).values()) for old, new in zip(shape_before, shape_after, strict=True)
-    )
+    before = after = blocks.embed(windows)
+    blocks.arguments(windows.shape[1])
+    changed: list[Counter[Any]] = [Counter(), Counter(), Counter()]
+    modules = foldable = total = 0
+    for block, module in enumerate(blocks.modules):
+        with blocks.open(block):
+            shape_before = _shape(blocks, block, before[:1])
+            before = blocks.forward(block, before)
+            with exchanged(model, folded_by_powers_of_two(model, architecture, block, seed)):
+                shape_after = _shape(blocks, block, after[:1])
+                after = blocks.forward(block, after)
+        for kind, old, new in zip(changed, shape_before, shape_after, strict=True):
+            kind.update(old - new)
+            kind.update(new - old)
+        modules += sum(1 for _ in module.modules())
+        covered = {site for fold in applicable_folds(model, architecture, block) for site in fold.sites}
+        total += sum(len(site.linears) for site in architecture.sites)
+        foldable += sum(len(site.linears) for site in architecture.sites if site.name in covered)
+    largest = difference = 0.0
+    for old, new in zip(_logits(blocks, before), _logits(blocks, after), strict=True):
+        largest = max(largest, float(old.abs().max()))
+        difference = max(difference, float((new - old).abs().nan_to_num(torch.inf).max()))
+    dtype = next(model.get_output_embeddings().parameters()).dtype
     return FoldingCheck(
-        difference,
+        difference / largest,
         LOGIT_TOLERANCE[dtype],
         str(dtype).removeprefix("torch."),
         windows.numel(),
-        shape_before[0].total(),
         modules,
-        parameters,
-        operations,
-        *_foldable(model, architecture),
+        *(kind.total() for kind in changed),
+        foldable,
+        total,
     )
 
 
-def powers_of_two(model: Any, architecture: Architecture, seed: int) -> list[FoundScale]:
-    """A scale for every fold of every block, each channel's a random power of two."""
-    generator = torch.Generator().manual_seed(seed)
+def folded_by_powers_of_two(model: Any, architecture: Architecture, block: int, seed: int) -> Parameters:
+    """An opened block's parameters after folding, each channel's scale a random power of two."""
+    generator = torch.Generator().manual_seed(seed + block)
 
-    def scale(block: int, fold: Fold) -> FoundScale:
+    def scale(fold: Fold) -> Tensor:
         reader = architecture.site(fold.sites[0]).linears[0][1]
         weight = weight_of(linear(model, f"{architecture.blocks}.{block}.{reader}"))
         powers = torch.randint(-LARGEST_POWER, LARGEST_POWER + 1, weight.shape[1:], generator=generator)
         # Heads that share a value share its scale.
         shared = shared_magnitude(model, architecture, block, fold, powers.exp2().to(weight.device))
-        return FoundScale(block, fold, float("nan"), shared.log2().round().exp2(), (), ())
+        return shared.log2().round().exp2()
 
-    return [
-        scale(block, fold)
-        for block in range(len(blocks_of(model, architecture)))
-        for fold in applicable_folds(model, architecture, block, grouped=True)
-    ]
+    folds = applicable_folds(model, architecture, block, grouped=True)
+    linears, others = fold_block(model, architecture, block, [(fold, scale(fold)) for fold in folds])
+    return in_storage_layout(model, linears) | others
 
 
-def _foldable(model: Any, architecture: Architecture) -> tuple[int, int]:
-    foldable = total = 0
-    for block in range(len(blocks_of(model, architecture))):
-        covered = {site for fold in applicable_folds(model, architecture, block) for site in fold.sites}
-        for site in architecture.sites:
-            total += len(site.linears)
-            foldable += len(site.linears) if site.name in covered else 0
-    return foldable, total
-
-
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def _logits(blocks: Blocks, hidden: Tensor) -> Iterator[Tensor]:
+    """Logits `(T, vocabulary)` of each window."""
     with torch.no_grad():
-        return torch.cat([model(input_ids=row[None], use_cache=False).logits.double().cpu() for row in ids])
+        for window in blocks.finish(hidden):
+            yield logits_of(blocks.model, window)
 
 
 class _Operations(TorchDispatchMode):
@@ -155,12 +160,13 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _shape(model: Any, ids: Tensor) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
+def _shape(blocks: Blocks, block: int, hidden: Tensor) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
     """Modules by path and class, parameters by name, shape and dtype, operations of one forward pass by name."""
-    with torch.no_grad(), _Operations() as operations:
-        model(input_ids=ids, use_cache=False)
+    module: nn.Module = blocks.modules[block]
+    with _Operations() as operations:
+        blocks.forward(block, hidden)
     return (
-        Counter((name, type(module).__name__) for name, module in model.named_modules()),
-        Counter((name, tuple(p.shape), p.dtype) for name, p in model.named_parameters()),
+        Counter((name, type(part).__name__) for name, part in module.named_modules()),
+        Counter((name, tuple(p.shape), p.dtype) for name, p in module.named_parameters()),
         operations.counted,
     )

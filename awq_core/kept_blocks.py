@@ -1,7 +1,7 @@
 """What was measured of each block, kept outside the process: a run that is stopped goes on where it was.
 
 Instruments ask for a block's results before they measure it and hand them over afterwards. Where they are kept is not
-their business (`fixtures/cache.py` has it on disk); nothing is kept by default.
+their business (`fixtures/cache.py` has it on disk); by default they are kept in memory, or not at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class KeptBlocks(Protocol):
-    """Results by the index of what was measured: a block, or a strategy."""
+    """Results by the index of the block."""
 
     def read(self, index: int) -> Arrays | None:
         """What `write` was given for this index, to the last bit; None where nothing (or nothing whole) is kept."""
@@ -38,3 +38,18 @@ class NothingKept:
 
 
 NOTHING_KEPT = NothingKept()
+
+
+class KeptInMemory:
+    """Remembers everything as long as it lives."""
+
+    def __init__(self) -> None:
+        self._results: dict[int, Arrays] = {}
+
+    def read(self, index: int) -> Arrays | None:
+        """What was written."""
+        return self._results.get(index)
+
+    def write(self, index: int, arrays: Arrays) -> None:
+        """Remember results."""
+        self._results[index] = arrays

@@ -36,25 +36,18 @@ class Looks:
         windows: how many windows lie behind each look, ascending.
         available: held-out windows that there are.
         operations: counted floating-point operations of scoring every strategy on all of them.
-        one_look: up to so many operations everything is scored in one look; None: always.
         most: the last look is one whose operations, were every strategy scored at it, are at most these; None: all.
     """
 
     windows: tuple[int, ...]
     available: int
     operations: int
-    one_look: int | None
     most: int | None
 
     @property
     def count(self) -> int:
         """How many looks were registered."""
         return len(self.windows)
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything is scored at once: one look that has all windows."""
-        return self.windows == (self.available,)
 
     def window_look(self) -> np.ndarray:
         """At which look each window is scored first, `(available,)`; `count` for those that no look has."""
@@ -78,30 +71,24 @@ class Looks:
         return {"rule": rule, "count": self.count, "level": 1 - 0.05 / self.count, **asdict(self)}
 
 
-def registered_looks(windows: int, operations: int, one_look: int | None, most: int | None) -> Looks:
+def registered_looks(windows: int, operations: int, most: int | None) -> Looks:
     """The looks at so many windows; all arguments as in `Looks`."""
     last = windows
-    if one_look is None or operations <= one_look:
-        return Looks((windows,), windows, operations, one_look, most)
     if most is not None:
-        last = min(windows, max(FIRST_WINDOWS, windows * most // operations))
+        last = min(windows, max(FIRST_WINDOWS, windows * most // max(1, operations)))
     sizes = [min(FIRST_WINDOWS, last)]
     while sizes[-1] * GROWTH < last:
         sizes.append(sizes[-1] * GROWTH)
     if last < WORTH_A_LOOK * sizes[-1]:
         sizes.pop()
-    return Looks((*sizes, last), windows, operations, one_look, most)
-
-
-CALIBRATION_COSTS = "what calibrating takes"
-"""Asked for like a strategy: seconds and operations, which are measured only where a claim reads them."""
+    return Looks((*sizes, last), windows, operations, most)
 
 
 class NotScoredError(LookupError):
     """Something was read that has not been scored.
 
     Attributes:
-        strategies: which strategies are missing; or `CALIBRATION_COSTS`.
+        strategies: which strategies are missing.
         look: at which look.
     """
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from awq_core.calibrated import BLOCK, calibrate
 
 from awq_core.architecture import Architecture
-from awq_core.calibrated import BLOCK, calibrate
 from benchmarks import official_search
 from benchmarks.clock import Clock
 from benchmarks.probes import Probes

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-
 from awq_core.block_search import OFFICIAL_ALPHAS
+
 from awq_core.clipping import SHRINKS, UNCLIPPED_FAMILIES
 from awq_core.measured import ALPHAS, BITS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS
 from awq_core.mechanism import FACTORS, INVERSE_ALPHAS

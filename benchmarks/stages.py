@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, GROUPED, Calibrated
+from awq_core.losses import measure_losses
+from awq_core.model_level import ModelTokens, calibrate_model
+from awq_core.strategies import Strategies, Strategy
 from torch import Tensor, nn
 
 from awq_core.architecture import Architecture, blocks_of
-from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, GROUPED, Calibrated
 from awq_core.layers import measure_layers
-from awq_core.losses import measure_losses
 from awq_core.measured import BITS, JUDGED_BITS
-from awq_core.model_level import ModelTokens, calibrate_model
 from awq_core.second_moment import SecondMoment
-from awq_core.strategies import Strategies, Strategy
 from awq_core.streaming import BlockStream
 from awq_core.traffic import measure_traffic
 from benchmarks import operations

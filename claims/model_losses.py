@@ -11,7 +11,8 @@ import numpy as np
 from awq_core.evidence import Threshold
 from awq_core.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judgement import verdict_of
-from awq_core.looks import CALIBRATION_COSTS, NotScoredError, count_of
+from awq_core.looks import NotScoredError, count_of
+from awq_core.measure.methods import RANDOM_CHOICES
 from awq_core.measured import Measured
 from awq_core.readings import window_values
 from claims.claim import NotApplicableError, Setting
@@ -104,18 +105,29 @@ def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Sett
     return over_windows(measured, lambda index: differences[index].mean(axis=-1), len(differences), setting)
 
 
-def calibration_costs(measured: Measured, *methods: str) -> tuple[str, list[dict[str, float]]]:
-    """Seconds and operations of calibrating with each method, and what is counted, in words.
+def calibration_costs(measured: Measured, *strategies: str) -> list[dict[str, float]]:
+    """Seconds and operations of each strategy's search, over all blocks.
 
     Raises:
         NotApplicableError: without model-level measurements.
-        NotScoredError: where they are measured on request, and have not been yet.
+        NotScoredError: where a strategy has not been scored, and so not been searched.
     """
-    if measured.losses is not None and "cost" not in measured.losses.attrs:
-        raise NotScoredError([CALIBRATION_COSTS], 0)
-    cost, costed = attribute(measured, "cost"), attribute(measured, "costed")
-    counted = f"{' and '.join(map(str, costed['bits']))} bits, {costed['blocks']} blocks"
-    return counted, [cost[method] for method in methods]
+    cost = attribute(measured, "cost")
+    if missing := [name for name in strategies if name not in cost]:
+        raise NotScoredError(missing, 0)
+    return [cost[name] for name in strategies]
+
+
+CHOICES_AT_ONCE = 3
+
+
+def random_choices(measured: Measured) -> list[str]:
+    """The random choices of kept channels that a claim reads: three at the first look, three more at each one after."""
+    losses = measured.losses
+    at_most = RANDOM_CHOICES
+    if losses is not None and "look" in losses.attrs:
+        at_most = min(at_most, CHOICES_AT_ONCE * (int(losses.attrs["look"]) + 1))
+    return [f"keep-random{choice}" for choice in range(at_most)]
 
 
 def attribute(measured: Measured, name: str) -> dict[str, Any]:

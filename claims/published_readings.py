@@ -15,9 +15,9 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from awq_core import readings
+from awq_core.measure.methods import RANDOM_CHOICES
 from awq_core.measured import BITS, Measured
 from awq_core.mechanism import FACTORS
-from awq_core.strategies import RANDOM_CHOICES
 from claims.claim import NotApplicableError
 from claims.model_losses import has
 
@@ -32,7 +32,7 @@ STRATEGIES = (
     *(
         f"{method}-{bits}"
         for bits in (3, 4)
-        for method in ("rtn", "awq-constant", "awq-block", "awq-block-clip", "awq-linear", "gptq")
+        for method in ("rtn", "awq-constant-everywhere", "awq-block", "awq-block-clip", "awq-linear", "gptq")
     ),
     "keep-activation-3",
     "keep-weight-3",
@@ -102,7 +102,10 @@ def _perplexity(strategy: str, measured: Measured) -> Found:
 
 def _perplexity_at_random(measured: Measured) -> Found:
     """Mean perplexity over the random choices of the channels that are kept."""
-    found = [_perplexity(f"keep-random{choice}-3", measured).value for choice in range(RANDOM_CHOICES)]
+    drawn = [f"keep-random{choice}-3" for choice in range(RANDOM_CHOICES)]
+    found = [_perplexity(name, measured).value for name in drawn if has(measured, name)]
+    if not found:
+        raise NotApplicableError("no random choice of channels was measured")
     return Found(float(np.mean(found)))
 
 

@@ -16,7 +16,7 @@ from claims.readers import named, where_layers_gain, wide_enough, worth_recoveri
 def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
     """Loss of the constant exponent (every linear, unfolded) minus that of the block-level search (folded)."""
     worth_recovering(measured, setting)
-    constant, block, clipped = gaps(measured, setting, "awq-constant", "awq-block", "awq-block-clip")
+    constant, block, clipped = gaps(measured, setting, "awq-constant-everywhere", "awq-block", "awq-block-clip")
     against_clipped = mean_over_windows(measured, constant - clipped, setting)
     details: dict[str, float | str] = {
         "the constant": constant_alpha(measured, "asym-g128", setting.precision),

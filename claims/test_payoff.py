@@ -98,7 +98,11 @@ def test_honest(measured: Measured, setting: Setting) -> Estimate:
 
 
 RECOVERED = Threshold(lower=0.005)
-VARIANTS = {"awq-duo": "AutoAWQ's scales", "awq-grouped": "o's scale averaged over query heads"}
+VARIANTS = {
+    "awq-linear": "per-linear AWQ (needs a multiplication at run time)",
+    "awq-duo": "block AWQ with AutoAWQ's scales (folded)",
+    "awq-grouped": "block AWQ with o's scale averaged over query heads (folded)",
+}
 
 
 @claim(
@@ -113,18 +117,17 @@ VARIANTS = {"awq-duo": "AutoAWQ's scales", "awq-grouped": "o's scale averaged ov
 def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     variants = {method: what for method, what in VARIANTS.items() if has(measured, f"{method}-{setting.bits}")}
-    read = gaps(measured, setting, "rtn", "awq-block", "awq-block-clip", "awq-linear", *variants)
-    rtn, awq, clipped, per_linear, *others = read
+    read = gaps(measured, setting, "rtn", "awq-block", "awq-block-clip", *variants)
+    rtn, awq, clipped, *others = read
     estimate = mean_over_windows(measured, rtn - awq, setting)
     details: dict[str, float | str] = {
         "with clipping": reading(mean_over_windows(measured, rtn - clipped, setting), RECOVERED),
         "gap of RTN": float(rtn.mean()),
         BLOCK: float(awq.mean()),
         CLIPPED: float(clipped.mean()),
-        "gap of per-linear AWQ (needs a multiplication at run time)": float(per_linear.mean()),
     }
     for what, other in zip(variants.values(), others, strict=True):
-        details[f"gap of block AWQ with {what} (folded)"] = float(other.mean())
+        details[f"gap of {what}"] = float(other.mean())
     return named(estimate, None, details)
 
 

@@ -8,9 +8,16 @@ from awq_core.intervals import Estimate
 from awq_core.measured import Measured
 from awq_core.readings import importance
 from awq_core.salient_overlap import overlap_of_texts
-from awq_core.strategies import RANDOM_CHOICES
 from claims.claim import Parts, Setting, claim
-from claims.model_losses import gaps, mean_over_windows, over_windows, perplexity, perplexity_estimate, window_losses
+from claims.model_losses import (
+    gaps,
+    mean_over_windows,
+    over_windows,
+    perplexity,
+    perplexity_estimate,
+    random_choices,
+    window_losses,
+)
 from claims.readers import kinds_of_traffic, named, wide_enough, worth_recovering
 
 
@@ -81,12 +88,13 @@ def test_activation_beats_weight(measured: Measured, setting: Setting) -> Estima
     above=-0.1,
     below=0.1,
     unit="(mean gap of random choices - gap by weight) / RTN's gap",
+    version=2,
     level="model",
     bits=(4, 3),
 )
 def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
-    choices = [f"keep-random{choice}" for choice in range(RANDOM_CHOICES)]
+    choices = random_choices(measured)
     rtn, weight, *drawn = gaps(measured, setting, "rtn", "keep-weight", *choices)
     random = np.stack(drawn)  # [choices, windows]
 
@@ -94,7 +102,7 @@ def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
         chance = random.mean(axis=0)[index].mean(axis=-1)
         return (chance - weight[index].mean(axis=-1)) / rtn[index].mean(axis=-1)
 
-    # Ten draws are a sample too: how much their gaps differ enters the interval.
+    # Draws are a sample too: how much their gaps differ enters the interval.
     spread = float((random.mean(axis=1) / rtn.mean()).var(ddof=1)) / len(choices)
     estimate = over_windows(
         measured,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from awq_core.measure.methods import RANDOM_CHOICES
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
 from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
-from awq_core.strategies import RANDOM_CHOICES
 
 FAMILY_SITES = {
     "q": "attention_in",
@@ -28,7 +28,7 @@ FAMILY_SITES = {
 ROLES = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 STRATEGY_COST = {
     "rtn": 1.0,
-    "awq-constant": 0.72,
+    "awq-constant-everywhere": 0.72,
     "awq-half": 0.75,
     "awq-linear": 0.7,
     "awq-block": 0.66,

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from awq_core.calibrated import GPTQ, GPTQ_ORDER, calibrate
+from awq_core.losses import logits_of
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -22,11 +24,9 @@ from awq_core.architecture import (
     separate_experts,
     weight_of,
 )
-from awq_core.calibrated import GPTQ, GPTQ_ORDER, calibrate
 from awq_core.evidence import Verdict
 from awq_core.intervals import InsufficientDataError
 from awq_core.layers import LayerSettings, measure_layers
-from awq_core.losses import logits_of
 from awq_core.measured import JUDGED_BITS, Measured
 from awq_core.quantizer import round_to_nearest
 from awq_core.readings import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc

@@ -12,11 +12,11 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from awq_core.calibrated import BLOCK, calibrate
 from matplotlib.image import imread
 from transformers import Qwen2ForCausalLM
 
 from awq_core.architecture import SUPPORTED_MODEL_TYPES
-from awq_core.calibrated import BLOCK, calibrate
 from benchmarks import __main__ as command
 from benchmarks import changes, curves, official_search
 from benchmarks.clock import Clock

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from awq_core.calibrated import BLOCK, calibrate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from awq_core.architecture import linears_of_block
-from awq_core.calibrated import BLOCK, calibrate
 from awq_core.layers import LayerSettings, measure_layers
 from awq_core.streaming import BlockStream
 from benchmarks import operations

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from awq_core.block_search import OFFICIAL_ALPHAS, FoundScale
+from awq_core.calibrated import BLOCK, DUO, GROUPED, METHODS, Calibrated, calibrate
+from awq_core.strategies import applied, folded_parameters
 
 from awq_core import block_inputs, replays
 from awq_core.architecture import architecture_of, in_storage_layout
-from awq_core.block_search import OFFICIAL_ALPHAS, FoundScale
-from awq_core.calibrated import BLOCK, DUO, GROUPED, METHODS, Calibrated, calibrate
 from awq_core.moments import MeasurementError
 from awq_core.racing import TOLERANCE
-from awq_core.strategies import applied, folded_parameters
 from awq_core.streaming import BlockStream
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve

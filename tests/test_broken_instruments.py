@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from awq_core.calibrated import BLOCK
+from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
 from torch import Tensor, nn
 
 import awq_core.equivalence
 import awq_core.quantizer
 import awq_core.scales
-from awq_core.calibrated import BLOCK
 from awq_core.evidence import Evidence, Verdict
 from awq_core.measured import Measured
-from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
 from claims.catalogue import whole_catalogue
 from claims.claim import Setting
 from claims.judging import judge

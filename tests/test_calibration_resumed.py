@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from awq_core.calibrated import BLOCK, CLIP, GPTQ, GPTQ_ORDER, METHODS, Calibrated, calibrate
 from awq_core.calibration_results import block_arrays, restored_block
+
 from awq_core.kept_blocks import Arrays
 from awq_core.streaming import BlockStream
 from fixtures.kept_blocks import BlocksOnDisk

@@ -94,14 +94,14 @@ def test_constant_is_compared_with_block_window_by_window() -> None:
     full = measured.losses["window_loss"].sel(strategy="full").values
     differences = np.linspace(-0.02, 0.0, WINDOWS)
     set_losses(measured, "awq-block-3", full + 0.1)
-    set_losses(measured, "awq-constant-3", full + 0.1 + differences)
+    set_losses(measured, "awq-constant-everywhere-3", full + 0.1 + differences)
     for claim in ("non-inferior", "better"):
         got = estimate(f"constant-alpha.{claim}", measured, 3)
         assert got.value == pytest.approx(-0.01)
         assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(differences), rel=0.08)
         assert got.details["the constant"] == 0.0
         assert verdict(f"constant-alpha.{claim}", measured, 3) is Verdict.SUPPORTED
-    set_losses(measured, "awq-constant-3", full + 0.1)
+    set_losses(measured, "awq-constant-everywhere-3", full + 0.1)
     assert verdict("constant-alpha.non-inferior", measured, 3) is Verdict.SUPPORTED
     assert verdict("constant-alpha.better", measured, 3) is Verdict.REFUTED
 

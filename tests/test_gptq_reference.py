@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from awq_core.block_inputs import BlockInputs
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from awq_core.architecture import architecture_of
-from awq_core.block_inputs import BlockInputs
 from awq_core.coded_weights import CodedWeight
 from awq_core.gptq import _propagation, gptq, gptq_codes
 from awq_core.output_error import relative_output_error

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
+from awq_core.on_demand import OnDemand
+from fixtures.looking import LossesByLook, Wanted, looks_at
 
 from awq_core.looks import CALIBRATION_COSTS, Looks
 from awq_core.measured import Measured
-from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
-from awq_core.on_demand import OnDemand
 from fixtures.cache import MeasurementCache
 from fixtures.errors import NotMeasuredError
-from fixtures.looking import LossesByLook, Wanted, looks_at
 from fixtures.progress import MeasurementProgress
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
 

@@ -265,14 +265,14 @@ def scored_as_wanted(gaps: dict[str, float], spread: float) -> dict[str, int]:
 
 
 def test_only_what_an_undecided_claim_reads_is_scored_further() -> None:
-    clear = {f"{method}-{bits}": 0.3 for method in ("rtn", "awq-constant") for bits in (3, 4)}
+    clear = {f"{method}-{bits}": 0.3 for method in ("rtn", "awq-constant-everywhere") for bits in (3, 4)}
     clear |= {
         f"keep-{choice}-{bits}": 0.3 for choice in ("weight", *(f"random{i}" for i in range(10))) for bits in (3, 4)
     }
     unclear = scored_as_wanted(clear | {"awq-block-4": 0.295}, spread=0.01)
     assert {unclear[name] for name in ("full", "rtn-4", "awq-block-4", "awq-block-clip-4", "awq-linear-4")} == {2}
     assert {look for name, look in unclear.items() if name.startswith("keep")} == {0}
-    assert unclear["awq-constant-3"] == 0
+    assert unclear["awq-constant-everywhere-3"] == 0
     assert "awq-half-4" not in unclear  # no claim reads it
 
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from awq_core.calibrated import METHODS, Calibrated, calibrate
+from awq_core.losses import measure_losses
+from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
+from awq_core.strategies import Strategies, Strategy, applied
 
 from awq_core import losses
-from awq_core.calibrated import METHODS, Calibrated, calibrate
 from awq_core.kept_blocks import Arrays
-from awq_core.losses import measure_losses
 from awq_core.measured import JUDGED_BITS
-from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
 from awq_core.moments import MeasurementError
-from awq_core.strategies import Strategies, Strategy, applied
 from tests.structured_model import LLAMA, SHAPE, measured_layers, structured_model, tokens
 
 CALIBRATED = ("awq-block", "awq-duo", "awq-grouped", "awq-block-clip", "gptq", "gptq-order")

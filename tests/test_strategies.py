@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from awq_core.block_search import FoundScale
 from awq_core.calibrated import BLOCK, CLIP, DUO, GPTQ, GPTQ_ORDER, METHODS, Calibrated, calibrate
-from awq_core.choices import constant_alpha
-from awq_core.folding import Parameters
-from awq_core.measured import Measured
-from awq_core.scales import linear_scales
 from awq_core.strategies import (
     A_SCALE_AT_RUN_TIME,
     MIXED_PRECISION,
@@ -23,6 +18,11 @@ from awq_core.strategies import (
     applied,
     folded_parameters,
 )
+
+from awq_core.choices import constant_alpha
+from awq_core.folding import Parameters
+from awq_core.measured import Measured
+from awq_core.scales import linear_scales
 from tests import reference_clipping, reference_gptq
 from tests import reference_diagnostic as reference
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of

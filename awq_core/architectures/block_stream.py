@@ -22,8 +22,8 @@ from awq_core.sources import LinearWeights
 BATCH_TOKENS = 4096
 """Tokens in one forward pass of a block."""
 
-Read = Callable[[str], Tensor]
-"""Gives a parameter's values by its full name, where the model's blocks lie on disk."""
+Fill = Callable[[int, nn.Module], None]
+"""Gives a block, by its index, parameters that hold their values: read from disk, or drawn."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional (after the hidden states) and keyword arguments of a call."""
@@ -37,15 +37,15 @@ class Blocks:
     """The blocks of a causal language model, and what stands before and after them.
 
     Args:
-        model: in evaluation mode; where `read` is given, its blocks' parameters are on the meta device.
+        model: in evaluation mode; where `fill` is given, its blocks' parameters are on the meta device.
         architecture: its row of the table.
-        read: reads a parameter of a block that is opened; None where the whole model is in memory.
+        fill: makes the parameters of a block that is opened; None where the whole model is in memory.
     """
 
-    def __init__(self, model: Any, architecture: Architecture, read: Read | None = None) -> None:
+    def __init__(self, model: Any, architecture: Architecture, fill: Fill | None = None) -> None:
         self.model = model
         self.architecture = architecture
-        self.read = read
+        self._fill = fill
         self.modules = blocks_of(model, architecture)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self._arguments: dict[int, list[Arguments]] = {}  # by sequence length
@@ -58,18 +58,15 @@ class Blocks:
     def open(self, block: int) -> Iterator[nn.Module]:
         """One block with its weights in memory, for a while."""
         module = self.modules[block]
-        if self.read is None or not any(parameter.is_meta for parameter in module.parameters()):
+        if self._fill is None or not any(parameter.is_meta for parameter in module.parameters()):
             yield module  # in memory, or opened already further out
             return
-        prefix = f"{self.architecture.blocks}.{block}"
-        names = [name for name, _ in module.named_parameters()]
         try:
-            for name in names:
-                _put(module, name, self.read(f"{prefix}.{name}").to(self.device))
+            self._fill(block, module)
             yield module
         finally:
-            for name in names:
-                _put(module, name, torch.empty_like(module.get_parameter(name), device="meta"))
+            for name, parameter in list(module.named_parameters()):
+                put_parameter(module, name, torch.empty_like(parameter, device="meta"))
 
     def forward(self, block: int, hidden: Tensor, *, short: bool = False) -> Tensor:
         """Output of one opened block.
@@ -224,6 +221,10 @@ class BlockStream:
             ]
         self._opened.close()
 
+    def forget_outputs(self) -> None:
+        """Let `advance` run the block again, with whatever weights it has then."""
+        self.outputs = {split: [None] * len(outputs) for split, outputs in self.outputs.items()}
+
     def skip(self, block: int) -> None:
         """Run a block over every split and move on, capturing nothing: for one whose results are known."""
         self.begin(block)
@@ -266,7 +267,7 @@ def _keep_input(captured: dict[str, Tensor], site: str) -> Callable[..., None]:
     return hook
 
 
-def _put(module: nn.Module, name: str, values: Tensor) -> None:
+def put_parameter(module: nn.Module, name: str, values: Tensor) -> None:
     """Give a parameter other values, on whatever device they are."""
     owner, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=False))

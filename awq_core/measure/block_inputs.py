@@ -64,10 +64,17 @@ class BlockInputs:
 
         Experts of a mixture each see some of the tokens; pooled, they see each token as often as every other.
         """
-        tokens = sum(len(self.sites[site]) for site in fold.sites)
+        return self._mean_size(fold.sites)
+
+    def magnitude_of(self, site: str) -> Tensor:
+        """Mean of abs(x) over one site's tokens, `(width,)`, float64."""
+        return self._mean_size((site,))
+
+    def _mean_size(self, sites: tuple[str, ...]) -> Tensor:
+        tokens = sum(len(self.sites[site]) for site in sites)
         parts = [
             part.abs().sum(dim=0, dtype=torch.float64)  # (width,)
-            for site in fold.sites
+            for site in sites
             for part in self.sites[site].split(max(1, CHUNK_ELEMENTS // self.sites[site].shape[1]))
         ]
         return torch.stack(parts).sum(dim=0) / max(tokens, 1)

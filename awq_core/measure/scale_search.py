@@ -54,9 +54,9 @@ class FoundScale:
     fold: Fold
     alpha: float
     scales: Tensor
-    losses: tuple[float, ...] = ()
-    tried: tuple[float, ...] = ()
-    magnitude: Tensor | None = None
+    losses: tuple[float, ...]
+    tried: tuple[float, ...]
+    magnitude: Tensor
 
 
 def search_group(

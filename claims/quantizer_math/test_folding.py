@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from awq_core.block_search import FoundScale, replaced_weights
+from awq_core.strategies import applied, folded_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from awq_core.architecture import applicable_folds, architecture_of, linear
-from awq_core.block_search import FoundScale, replaced_weights
 from awq_core.folding import fold_block
-from awq_core.strategies import applied, folded_parameters
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,
