@@ -319,6 +319,16 @@ def test_tensors_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
     )
 
 
+def test_tensors_of_other_sizes_than_the_file_says(tmp_path: Path) -> None:
+    tensors = gguf_tensors(tiny_model(), permuted=True)
+    tensors["blk.1.ffn_up.weight"] = np.ones((32, 64), dtype=np.float32)
+    path = write_gguf(tmp_path / "tiny.gguf", tensors=tensors)
+    assert message_of(path) == (
+        f"{path}: transformers cannot load its weights: they have other sizes than it takes from the file's metadata; "
+        "give the original model, as safetensors"
+    )
+
+
 def test_tensors_that_would_be_dropped_are_noticed(tmp_path: Path) -> None:
     tensors = gguf_tensors(tiny_model(), permuted=True)
     tensors["blk.1.attn_q_norm.weight"] = np.ones(16, dtype=np.float32)
