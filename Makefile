@@ -1,6 +1,6 @@
 # Two entry points, each doing all of its set-up on a machine with Python 3.11 or newer and make:
-#   make claims               measure the embedded models, judge the claims, write the reports
-#   make claims MODEL=NAME    the same for another model: an alias, a hub id or a folder
+#   make claims               measure the default model, judge the claims, write the reports
+#   make claims MODEL=NAME    the same for another: an alias, a hub id, a folder, a GGUF file; `embedded` for the pair
 #   make test                 everything that must pass: lint, types, tests, controls, embedded claims
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV ?= .venv
@@ -13,7 +13,7 @@ claims: $(READY)
 	$(VENV)/bin/pytest claims $(if $(MODEL),--model $(MODEL)) $(OPTIONS)
 
 test: $(READY) lint types unit
-	$(VENV)/bin/pytest claims --ignore=claims/quantizer_math
+	$(VENV)/bin/pytest claims --ignore=claims/quantizer_math --model embedded
 
 # A process for each core, with one thread each; a file's tests share their measurements, so they stay together.
 unit: $(READY)

@@ -40,6 +40,11 @@ class Answer:
 
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
     """The answer for the model called `name`, decided by its `claims`."""
+    found = _from_losses(name, measured, claims)
+    return replace(found, sentence=found.sentence + _rounded_before(measured))
+
+
+def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
     decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
     unscaled = mean_losses(measured, ("full", "rtn-4"))
     if unscaled is None:
@@ -77,6 +82,12 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
         None if clipped is None else _perplexity(clipped),
         None if clipped is None or lost <= 0 else (rtn - clipped) / lost,
     )
+
+
+def _rounded_before(measured: Measured | None) -> str:
+    """What a reader must know of weights that were quantized when they were read; else nothing."""
+    types = "" if measured is None else measured.provenance.get("dequantized", "")
+    return f" Its weights were rounded before ({types}) and dequantized." if types else ""
 
 
 def _beyond_guessing(measured: Measured | None, full: float) -> str:

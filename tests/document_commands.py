@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from claims.catalogue import whole_catalogue
-from fixtures.models.registry import ALIASES
+from fixtures.models.registry import ALIASES, GROUPS
 from reports.diagnostic_file import write_diagnostic
 from tests.synthetic_claim import synthetic_claim
 from tests.synthetic_measured import synthetic_measured
@@ -169,7 +169,7 @@ def _pytest(words: Words, checkout: Path, environment: dict[str, str] | None = N
 def _local_models(words: Words, folder: Path) -> None:
     """A tiny model for every name that no alias has: where the document's reader has a real one."""
     for option, name in pairwise(words):
-        if option == "--model" and name not in ALIASES and not (folder / name).exists():
+        if option == "--model" and name not in ALIASES and name not in GROUPS and not (folder / name).exists():
             write_model(folder / name)
 
 

@@ -110,13 +110,6 @@ def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
     assert message_of(tmp_path) == f"{tmp_path}: no model: no config.json is there; give the folder that holds one"
 
 
-def test_a_folder_with_a_gguf_file_alone(tmp_path: Path) -> None:
-    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
-    assert message_of(tmp_path) == (
-        f"{tmp_path}: a GGUF file is already quantized, and no safetensors file is there; give the original model"
-    )
-
-
 def test_a_configuration_that_is_no_json(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": ')
     assert message_of(folder).startswith(f"{folder / 'config.json'}: no valid JSON (Expecting value: line 1")

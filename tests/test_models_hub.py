@@ -165,7 +165,7 @@ def test_a_revision_that_is_not_there(server: LocalHub) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model-q4.gguf", "a GGUF file is already quantized, and no safetensors file is there"),
+        ("model-q4.gguf", "its weights are in GGUF files, and no safetensors file is there"),
         ("pytorch_model.bin", "the weights are pickled (.bin, .pt), which runs code when opened"),
         ("weights.h5", "no model: neither model.safetensors nor model.safetensors.index.json is there"),
     ],

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from fixtures.models.registry import ALIASES, DEFAULT_MODELS, GROUPS, expand
+from fixtures.models.registry import ALIASES, DEFAULT_MODEL, EMBEDDED, GROUPS, expand
 
 
 def test_every_alias_stands_under_its_own_name() -> None:
@@ -28,8 +28,17 @@ def test_a_size_s_two_models_are_the_base_and_the_instruct_repository() -> None:
     assert ALIASES["qwen0.5b-instruct"].family == "qwen2.5-instruct"
 
 
-def test_no_model_means_the_embedded_pair() -> None:
-    assert expand([]) == list(DEFAULT_MODELS) == ["embedded-tiny", "embedded-small"]
+def test_no_model_means_the_packaged_one() -> None:
+    assert expand([]) == [DEFAULT_MODEL] == ["smollm2-135m-q4"]
+
+
+def test_the_embedded_pair_has_a_name() -> None:
+    assert expand([EMBEDDED]) == ["embedded-tiny", "embedded-small"]
+    assert EMBEDDED not in ALIASES
+
+
+def test_exactly_the_packaged_models_have_a_package() -> None:
+    assert all((alias.package is not None) == (alias.kind == "packaged") for alias in ALIASES.values())
 
 
 def test_a_control_is_written_out_to_both_sizes_once_and_in_order() -> None:

@@ -105,11 +105,26 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF")
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
     assert message_of(str(path)) == (
-        f"--model {str(path)!r} is a file; give the folder that holds config.json and the safetensors weights"
+        f"--model {str(path)!r} is a file; give the folder that holds config.json and the safetensors weights, "
+        "or a file that ends in .gguf"
     )
+
+
+def test_but_a_gguf_file_is_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "a model.Q4_K.gguf"
+    path.write_bytes(b"GGUF")
+    found = resolve(str(path), None)
+    assert (found.name, found.gguf, found.location, found.kind, found.family) == (
+        "a-model.Q4_K",
+        path,
+        None,
+        "folder",
+        None,
+    )
+    assert found.label == str(path)
 
 
 def test_a_models_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -218,6 +218,19 @@ def test_the_answer_without_a_clip_search_speaks_of_awq():
     assert got.clipped is None
 
 
+@pytest.mark.parametrize("losses", [True, False])
+def test_the_answer_says_that_the_weights_were_dequantized(losses):
+    measured = synthetic_measured()
+    if not losses:
+        measured = replace(measured, losses=None)
+    claims = [decisive(Verdict.SUPPORTED)]
+    rounded = replace(measured, provenance={**measured.provenance, "dequantized": "Q4_1 in 3 of 4 tensors"})
+    plain, said = (answer(one.name, one, claims).sentence for one in (measured, rounded))
+    assert said == f"{plain} Its weights were rounded before (Q4_1 in 3 of 4 tensors) and dequantized."
+    unrounded = replace(measured, provenance={**measured.provenance, "dequantized": ""})
+    assert answer(unrounded.name, unrounded, claims).sentence == plain
+
+
 def test_the_answer_where_rounding_costs_next_to_nothing():
     measured = synthetic_measured(rtn_gap=0.004)
     assert answer(measured.name, measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(

@@ -65,8 +65,8 @@ def test_collecting_alone_loads_nothing(suite, refuse, monkeypatch):
     assert not (suite.pytester.path / "cache").exists()
 
 
-def test_without_a_model_the_embedded_pair_is_meant(suite):
-    result = suite.run("--collect-only", "-q", model="", claims=("claims/test_replication.py",))
+def test_the_embedded_pair_is_asked_for_by_one_name(suite):
+    result = suite.run("--collect-only", "-q", model="embedded", claims=("claims/test_replication.py",))
     assert "[any-bits-embedded-tiny+embedded-small]" in everything(result)
     assert "4 tests collected" in everything(result)
 

@@ -1,15 +1,21 @@
 """From documents to sequences of tokens."""
 
+import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from fixtures.errors import UserError
+from fixtures.models.loading import load_tokenizer
+from fixtures.models.quiet import quiet
+from fixtures.models.resolve import resolve
 from fixtures.texts.defaults import Texts
 from fixtures.texts.effort import EFFORTS, Effort, default_effort, effort_of
-from fixtures.texts.tokens import select_tokens, sequences, token_hash, tokenize
-from tests.tiny_models import byte_tokenizer
+from fixtures.texts.tokens import select_tokens, sequences, start_token_of, token_hash, tokenize
+from tests.tiny_models import byte_tokenizer, write_model
 
 
 def texts(calibration: str | list[str], heldout: str | list[str], notes: tuple[str, ...] = ()) -> Texts:
@@ -168,3 +174,73 @@ def test_a_heldout_text_that_is_too_short() -> None:
         "the held-out text (B) is too short: it has 1023 tokens, 1024 are needed (16 windows of 64); "
         "give a longer --heldout-text"
     )
+
+
+@pytest.mark.parametrize(
+    ("template", "start"),
+    [(None, None), ("$A", None), ("<B> $A", 257), ("<B> $A <E>", 257), ("$A <E>", None)],
+)
+def test_the_start_token_is_what_the_tokenizer_puts_in_front(template: str | None, start: int | None) -> None:
+    assert start_token_of(byte_tokenizer(template=template), 260) == start
+
+
+def test_a_beginning_of_sequence_token_that_is_not_put_in_front_is_no_start_token() -> None:
+    assert byte_tokenizer(bos=True).bos_token_id == 0
+    assert start_token_of(byte_tokenizer(bos=True), 260) is None
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_tokenizer_s_own_file_decides_and_the_library_s_automatic_class_agrees(
+    tmp_path: Path, stated: bool
+) -> None:
+    """Where tokenizer.json is there, the library ignores `add_bos_token` beside it."""
+    for template, start in (("<B> $A", 257), ("$A", None)):
+        folder = write_model(tmp_path / template[-2:] / template[:1], "llama")
+        byte_tokenizer(template=template).save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        stored = json.loads(path.read_text()) | {"bos_token": "<B>", "add_bos_token": stated}
+        path.write_text(json.dumps(stored | {"tokenizer_class": "LlamaTokenizer"}))
+        ours = load_tokenizer(resolve(str(folder), None))
+        with quiet():
+            library = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        assert start_token_of(ours, 260) == start_token_of(library, 260) == start
+
+
+def test_a_start_token_that_the_model_does_not_know() -> None:
+    with pytest.raises(UserError, match="the tokenizer gives id 257 for the text, the model knows only 200 tokens"):
+        start_token_of(byte_tokenizer(template="<B> $A"), 200)
+
+
+def test_a_start_token_takes_the_first_place_of_every_sequence_and_no_text_is_lost() -> None:
+    chosen = sequences(np.arange(11), 4, None, 99)
+    assert chosen.tolist() == [[99, 0, 1, 2], [99, 3, 4, 5], [99, 6, 7, 8]]
+    assert sequences(np.arange(40), 5, 2, 99).tolist() == [[99, 0, 1, 2, 3], [99, 20, 21, 22, 23]]
+
+
+def test_every_window_and_calibration_sequence_begins_with_the_start_token() -> None:
+    words = texts("c" * 40_000, "h" * 40_000)
+    chosen = select_tokens(byte_tokenizer(template="<B> $A <E>"), words, EFFORTS["quick"], 1024, 260)
+    assert chosen.start_token == 257
+    assert chosen.calibration.shape == (64, 256)
+    assert chosen.heldout.shape == (64, 512)
+    c, h = byte_tokenizer()("ch")["input_ids"]
+    for tokens, letter in ((chosen.calibration, c), (chosen.heldout, h)):
+        assert np.all(tokens[:, 0] == 257)
+        assert np.all(tokens[:, 1:] == letter)
+
+
+def test_without_a_start_token_nothing_is_put_anywhere() -> None:
+    words = texts("c" * 40_000, "h" * 40_000)
+    plain = select_tokens(byte_tokenizer(), words, EFFORTS["quick"], 1024, 260)
+    appended = select_tokens(byte_tokenizer(template="$A <E>"), words, EFFORTS["quick"], 1024, 260)
+    assert plain.start_token is appended.start_token is None
+    assert (plain.calibration_hash, plain.heldout_hash) == (appended.calibration_hash, appended.heldout_hash)
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(16 * 511, 512), (16 * 511 - 1, 256), (16 * 63, 64)])
+def test_windows_with_a_start_token_need_one_token_of_text_less(tokens: int, length: int) -> None:
+    words = texts("c" * 40_000, "h" * tokens)
+    chosen = select_tokens(byte_tokenizer(template="<B> $A"), words, EFFORTS["quick"], 1024, 260)
+    assert chosen.heldout.shape == (tokens // (length - 1), length)
+    with pytest.raises(UserError, match=r"it has 1007 tokens, 1008 are needed \(16 windows of 64\)"):
+        select_tokens(byte_tokenizer(template="<B> $A"), texts("c" * 40_000, "h" * 1007), EFFORTS["quick"], 1024, 260)

@@ -151,3 +151,26 @@ def test_the_hash_changes_with_whatever_is_measured(traffic: Traffic, monkeypatc
 def test_an_id_that_the_model_does_not_know_is_refused() -> None:
     with pytest.raises(UserError, match="the model knows only 100 tokens"):
         select_traffic(byte_tokenizer(), np.zeros((2, 8), dtype=np.int64), 64, 100, 0)
+
+
+def test_every_sequence_begins_with_the_start_token() -> None:
+    calibration = np.zeros((8, 64), dtype=np.int64)
+    plain, started = (
+        select_traffic(byte_tokenizer(template=template), calibration, 2048, VOCABULARY, 0)
+        for template in ("$A", "<B> $A")
+    )
+    for array in (*started.splits().values(), started.foreign):
+        assert np.all(array[:, 0] == 257)
+    assert {name: array.shape for name, array in started.splits().items()} == {
+        name: array.shape for name, array in plain.splits().items()
+    }
+    assert np.array_equal(started.random[:, 1:], plain.random[:, 1:])
+    assert np.array_equal(started.foreign[0, 1:], plain.foreign[0, :-1])
+
+
+def test_a_short_stream_is_one_sequence_with_its_start_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixtures.texts.traffic, "passages", lambda kind, split: [f"{kind} {split}."])
+    calibration = np.zeros((8, 64), dtype=np.int64)
+    started = select_traffic(byte_tokenizer(template="<B> $A"), calibration, 2048, VOCABULARY, 0)
+    text = byte_tokenizer()("prose heldout.")["input_ids"]
+    assert started.kinds["prose"]["heldout"].tolist() == [[257, *text]]

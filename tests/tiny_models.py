@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,13 +23,24 @@ SHAPE: dict[str, Any] = {
 SUPPORTED = ("llama", "qwen2")
 
 
-def byte_tokenizer(bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
-    """One token a byte (id 1 and up), end of text at 0."""
+def byte_tokenizer(bos: bool = False, eos: bool = True, template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token a byte (id 1 and up), end of text at 0.
+
+    Args:
+        bos: whether end of text is the beginning-of-sequence token.
+        eos: whether it is the end-of-sequence token.
+        template: what a text becomes by default, `$A` in it; `<B>` and `<E>` are special tokens with ids 257 and 258.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {END_OF_TEXT: 0} | {symbol: index for index, symbol in enumerate(alphabet, start=1)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if template is not None:
+        tokenizer.add_special_tokens(["<B>", "<E>"])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<B>", 257), ("<E>", 258)]
+        )
     special = ({"bos_token": END_OF_TEXT} if bos else {}) | ({"eos_token": END_OF_TEXT} if eos else {})
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **special)
 
