@@ -6,9 +6,9 @@ calibration tokens deciding: after each round, those that are behind by more tha
 left after the last row has been tried in full, so the winner is the exhaustive grid's, or within `TOLERANCE`
 (`racing.py`) of it.
 
-An exponent that was dropped has an estimate from the rows that it was tried on: its error there over the winner's on
-the same rows, times the winner's. `row_share` says for every number what share of the rows it was measured on: 1 for
-the winner, for round-to-nearest, and for the exponents that claims name, on both splits.
+The winner, round-to-nearest and the exponents that claims name are measured on all rows of both splits. Any other has
+an estimate: its error on the rows that it was tried on over the winner's there, times the winner's. `row_share` says
+for every number what share of the rows it was measured on.
 """
 
 from __future__ import annotations
@@ -30,11 +30,8 @@ FIRST_SHARE = 1 / 16
 FIRST_ROWS = 128
 """At least: a few heavy rows decide what fewer say."""
 
-HELDOUT_ROWS = 64
-"""On so many rows at most every exponent's held-out error is estimated, or on `HELDOUT_SHARE` of fewer."""
-
-HELDOUT_SHARE = 1 / 8
-FEWEST_HELDOUT_ROWS = 32
+HELDOUT_ROWS = 32
+"""On so many rows every exponent's held-out error is estimated."""
 
 GROWTH = 2
 CHANCE = 1e-4
@@ -74,27 +71,22 @@ def race_exponents(
         powers: squared output on either, summed over the rows.
         named: indices of exponents that are measured in full whoever wins.
     """
-    total = rows.count
-    finish = _race(rows, scales, quantizer, bits, moments[0])
-    calibration, tried = finish.errors, finish.tried
-    full = np.array(sorted({*finish.left, *named}))  # several are left only where all rows were tried
-    for exponent in full:
-        _try(rows, scales, quantizer, bits, moments[:1], np.array([exponent]), total, calibration, tried)
-    winner = int(full[np.argmin(calibration[full].sum(axis=1))])
-    judged = np.array(sorted({winner, *named}))  # on held-out tokens, which choose nothing
-    few = min(total, HELDOUT_ROWS, max(FEWEST_HELDOUT_ROWS, round(HELDOUT_SHARE * total)))
-    heldout = np.full((len(scales), total), np.nan)
+    total, few = rows.count, min(rows.count, HELDOUT_ROWS)
+    winner, calibration = _race(rows, scales, quantizer, bits, moments[0])
+    full = sorted({winner, *named})
+    heldout = np.full_like(calibration, np.nan)
     heldout[:, :few] = rows.errors(scales, quantizer, bits, moments[1:], slice(0, few))[0]
-    if few < total:
-        rest = rows.errors(scales[judged.tolist()], quantizer, bits, moments[1:], slice(few, total))[0]
-        heldout[judged, few:] = rest
-    everyone = np.arange(len(scales))
-    measured = np.stack([tried, np.where(np.isin(everyone, judged), total, few)], axis=1)
-    errors = np.stack([_in_full(calibration, winner), _in_full(heldout, winner)], axis=1) / np.array(powers)
+    heldout[full, few:] = rows.errors(scales[full], quantizer, bits, moments[1:], slice(few, total))[0]
+    for exponent in full:
+        rest = slice(int(np.isfinite(calibration[exponent]).sum()), total)
+        calibration[exponent, rest] = rows.errors(scales[[exponent]], quantizer, bits, moments[:1], rest)[0]
+    winner = full[calibration[full].sum(axis=1).argmin()]
+    errors, tried = np.stack([_in_full(split, winner) for split in (calibration, heldout)], axis=2)  # (exponents, 2)
+    errors = errors / np.array(powers)
     # What was dropped is worse than the winner, whatever the few rows say that it was tried on.
-    others = ~np.isin(everyone, full) & (errors[winner, 0] > 0)
-    errors[others, 0] = np.maximum(errors[others, 0], np.nextafter(errors[winner, 0], np.inf))
-    return RacedErrors(errors, measured / total * rows.share)
+    dropped = ~np.isin(np.arange(len(errors)), full) & (errors[winner, 0] > 0)
+    errors[dropped, 0] = np.maximum(errors[dropped, 0], np.nextafter(errors[winner, 0], np.inf))
+    return RacedErrors(errors, tried / total * rows.share)
 
 
 def fittest_exponent(
@@ -109,76 +101,42 @@ def fittest_exponent(
         bits: precision.
         moment: of calibration tokens.
     """
-    return _race(rows, scales, quantizer, bits, moment).winner
+    return _race(rows, scales, quantizer, bits, moment)[0]
 
 
-@dataclass(frozen=True)
-class _Finish:
-    """How a race ended.
+def _race(
+    rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment
+) -> tuple[int, np.ndarray]:
+    """Drop exponents until one is left, or all rows have been tried.
 
-    Attributes:
-        winner: index of the exponent that is ahead.
-        left: indices of those that nothing ruled out, all tried as far as each other.
-        errors: `(exponents, rows)`, squared output errors; NaN where not tried.
-        tried: `(exponents,)`, on how many rows each was tried.
+    Returns:
+        Index of the exponent that is ahead, and `(exponents, rows)` squared output errors, NaN where not tried.
     """
-
-    winner: int
-    left: np.ndarray
-    errors: np.ndarray
-    tried: np.ndarray
-
-
-def _race(rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment) -> _Finish:
-    """Drop exponents until one is left, or all rows have been tried."""
-    count, total = len(scales), rows.count
-    errors = np.full((count, total), np.nan)
-    tried = np.zeros(count, dtype=int)
-    left = np.arange(count)
-    upto = min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
+    total = rows.count
+    errors = np.full((len(scales), total), np.nan)
+    left = np.arange(len(scales))
+    done, upto = 0, min(total, max(FIRST_ROWS, round(FIRST_SHARE * total)))
     while True:
-        _try(rows, scales, quantizer, bits, (moment,), left, upto, errors, tried)
+        errors[left, done:upto] = rows.errors(scales[left.tolist()], quantizer, bits, [moment], slice(done, upto))[0]
         if upto == total:
             break
         left = left[survivors(errors[left, :upto], total, CHANCE)]
         if len(left) == 1:
             break
-        upto = min(total, upto * GROWTH)
-    winner = int(left[np.argmin(errors[left, :upto].sum(axis=1))])
-    return _Finish(winner, left, errors, tried)
+        done, upto = upto, min(total, upto * GROWTH)
+    return int(left[np.argmin(errors[left, :upto].sum(axis=1))]), errors
 
 
-def _try(
-    rows: LinearRows,
-    scales: Tensor,
-    quantizer: QuantizerName,
-    bits: int,
-    moments: tuple[SecondMoment, ...],
-    exponents: np.ndarray,
-    upto: int,
-    errors: np.ndarray,
-    tried: np.ndarray,
-) -> None:
-    """Measure some exponents, all tried as far as each other, on the rows up to one; writes into the last two."""
-    start = int(tried[exponents[0]])
-    if start < upto:
-        errors[exponents, start:upto] = rows.errors(
-            scales[exponents.tolist()], quantizer, bits, moments, slice(start, upto)
-        )[0]
-        tried[exponents] = upto
+def _in_full(errors: np.ndarray, winner: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over all rows, and on how many rows each exponent was tried, both `(exponents,)`.
 
-
-def _in_full(errors: np.ndarray, winner: int) -> np.ndarray:
-    """`(exponents,)` sums over all rows, of `(exponents, rows)` with NaN where an exponent was not tried.
-
-    What lacks rows is the winner's sum times their ratio on the rows that were tried.
+    Args:
+        errors: `(exponents, rows)`, NaN beyond the rows that an exponent was tried on; its sum is then the winner's
+            times their ratio on these.
+        winner: was tried on all rows.
     """
-    sums = np.empty(len(errors))
-    for exponent, row in enumerate(errors):
-        known = ~np.isnan(row)
-        if known.all():
-            sums[exponent] = row.sum()
-        else:
-            base = errors[winner, known].sum()
-            sums[exponent] = row[known].sum() / base * errors[winner].sum() if base > 0 else row[known].sum()
-    return sums
+    tried = np.isfinite(errors).sum(axis=1)
+    summed = errors.cumsum(axis=1)[np.arange(len(errors)), tried - 1]
+    winners = errors[winner].cumsum()
+    base = winners[tried - 1]
+    return np.where(base > 0, summed / np.where(base > 0, base, 1) * winners[-1], summed), tried

@@ -58,7 +58,6 @@ def errors_dataset(
                 ("linear", "quantizer", "bits", "alpha", "split"),
                 np.stack([r["row_share"] for r in records]),
             ),
-            "short_products": (("linear",), np.array([r["short_products"] for r in records])),
             "group_error": (("linear", "quantizer", "judged_bits", "choice", "group"), group_error),
             "group_power": (("linear", "group"), np.stack([r["group_power"] for r in records])),
             **_mechanism_variables(records),

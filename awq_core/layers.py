@@ -40,7 +40,7 @@ class LayerSettings:
         groups: groups of held-out windows.
         raced: exponents race, where every one of them would be tried in full.
         row_share: where they race, share of every linear's output rows that is looked at.
-        shown_row_share: the same at the settings that no claim reads.
+        shown_row_share: the same at the settings that no claim reads; with 0, no exponents are tried there.
     """
 
     quantizers: tuple[QuantizerName, ...] = QUANTIZERS
@@ -166,7 +166,6 @@ def _linear_record(
         "weight_size": weight_size,
         "errors": errors.errors,
         "row_share": errors.row_share,
-        "short_products": int(errors.short),
         "mechanism": errors.mechanism.as_arrays(),
         "group_error": group_error,
         "group_power": group_power,

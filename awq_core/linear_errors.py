@@ -2,7 +2,7 @@
 
 The exhaustive grid computes every error exactly, in the arithmetic of the settings. Racing is for models that it would
 take hours for: the best exponents and everything that claims read by name are computed on all rows that are looked at,
-the rest estimated on some (`awq_core.exponent_race`).
+the rest estimated on some (`awq_core.exponent_race`), or left out where no claim reads it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ class LinearErrors:
 
     Attributes:
         errors: `(quantizers, bits, exponents, splits)`, squared relative output errors.
-        row_share: the same shape, share of the output rows that each was measured on; 1 is exact.
+        row_share: the same shape, share of the output rows that each was measured on; 1 is exact, and 0 where an
+            error was not measured and is NaN.
         mechanism: what other scales do.
-        short: whether products were made in bfloat16.
     """
 
     errors: np.ndarray
     row_share: np.ndarray
     mechanism: Mechanism
-    short: bool = False
 
 
 def exhaustive_errors(
@@ -88,21 +87,22 @@ def raced_errors(
         quantizers: which roundings.
         bits: which precisions.
         shares: of the output rows that are looked at at all, where claims read the errors and elsewhere; 1 for all.
+            With none elsewhere, round-to-nearest is all that is measured there, on as many rows as claims read.
     """
     arithmetic = moments[0].arithmetic
     rows = LinearRows(weight, arithmetic, shares[0])
-    shown = rows if shares[1] == shares[0] else LinearRows(weight, arithmetic, shares[1])
+    shown = rows if shares[1] in (0, shares[0]) else LinearRows(weight, arithmetic, shares[1])
     scales = alpha_scales(rows.weight, magnitude)
-    if arithmetic == torch.float32:
-        named = scales[[ALPHAS.index(alpha) for alpha in NAMED_ALPHAS]]
-        rows.shorten(named, [(quantizer, b) for quantizer in quantizers for b in (min(bits), max(bits))], moments)
-        shown.short = rows.short
     powers = {looked_at: tuple(looked_at.power(moment) for moment in moments) for looked_at in {rows, shown}}
     shape = (len(quantizers), len(bits), len(ALPHAS), len(moments))
-    errors, row_share = np.empty(shape), np.empty(shape)
+    errors, row_share = np.full(shape, np.nan), np.zeros(shape)
     for q, quantizer in enumerate(quantizers):
         for b, precision in enumerate(bits):
             judged = is_judged(quantizer, precision)
+            if not judged and shares[1] == 0:
+                rtn = rows.total_errors(scales[:1], quantizer, precision, moments)  # (splits, 1)
+                errors[q, b, 0], row_share[q, b, 0] = rtn[:, 0] / np.array(powers[rows]), rows.share
+                continue
             looked_at = rows if judged else shown
             asked = [ALPHAS.index(alpha) for alpha in (NAMED_ALPHAS if judged else NAMED_ALPHAS[:1])]
             found = race_exponents(looked_at, scales, quantizer, precision, moments, powers[looked_at], asked)
@@ -117,7 +117,7 @@ def raced_errors(
         return found
 
     mechanism = measure_mechanism(rows.weight, magnitude, others, JUDGED_BITS)
-    return LinearErrors(errors, row_share, mechanism, rows.short)
+    return LinearErrors(errors, row_share, mechanism)
 
 
 def alpha_scales(weight: Tensor, magnitude: Tensor) -> Tensor:
@@ -132,6 +132,6 @@ def checked(found: LinearErrors, name: str) -> LinearErrors:
     Raises:
         MeasurementError: if one is NaN or infinite.
     """
-    if not np.isfinite(found.errors).all():
+    if not np.isfinite(found.errors[found.row_share > 0]).all():
         raise MeasurementError(f"{name}: an output error is NaN or infinite")
     return found

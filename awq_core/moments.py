@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 500_000
-"""Values whose powers are formed at once: what stays in a processor's cache."""
+CHUNK_BYTES = 1_000_000
+"""Of the values whose powers are formed at once: they stay in a processor's cache."""
 
 
 class MeasurementError(Exception):
@@ -61,7 +61,7 @@ class ChannelMoments:
         """
         if self.may_be_empty and not len(inputs):
             return
-        for part in inputs.split(max(1, CHUNK_ELEMENTS // inputs.shape[1])):
+        for part in inputs.split(max(1, CHUNK_BYTES // (self.powers.itemsize * inputs.shape[1]))):
             self._add(part.to(self.powers), group)
 
     def _add(self, x: Tensor, group: int) -> None:

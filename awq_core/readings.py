@@ -109,13 +109,18 @@ def error_at(
     table = _error_table(measured, quantizer, bits, split)  # (linear, alpha)
     wanted = np.broadcast_to(np.asarray(alpha), len(table))
     nearest = np.abs(measured.errors["alpha"].values - wanted[:, None]).argmin(axis=1)
-    return _per_linear_error(measured, np.take_along_axis(table, nearest[:, None], axis=1)[:, 0])
+    return _per_linear_error(measured, _known(np.take_along_axis(table, nearest[:, None], axis=1)[:, 0]))
 
 
 def error_ratio(errors: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
     """`errors / reference`, `(linear,)`; 1 where both are zero: an expert that no token reached."""
     neither = (errors.values == 0) & (reference.values == 0)
     return errors.copy(data=np.where(neither, 1.0, errors.values / np.where(neither, 1.0, reference.values)))
+
+
+def tried_exponents(measured: Measured, quantizer: str, bits: int) -> bool:
+    """Whether exponents were tried at a setting; where not, round-to-nearest's errors are all there is."""
+    return not np.isnan(_error_table(measured, quantizer, bits, "calibration")[:, 1:]).all()
 
 
 def inverse_error(measured: Measured, bits: int, alpha: float, split: str = "heldout") -> xr.DataArray:
@@ -132,29 +137,34 @@ def factor_error(measured: Measured, bits: int, factor: float, split: str = "hel
 
 def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldout") -> xr.DataArray:
     """`e(RTN) / e(AWQ)` with the exponent chosen on calibration tokens, `(linear,)`; 1 where neither errs."""
-    best = _error_table(measured, quantizer, bits, "calibration").argmin(axis=1)
+    best = _known(_error_table(measured, quantizer, bits, "calibration")).argmin(axis=1)
     table = _error_table(measured, quantizer, bits, split)
-    rtn, awq = table[:, 0], np.take_along_axis(table, best[:, None], axis=1)[:, 0]
+    rtn, awq = _known(table[:, 0]), _known(np.take_along_axis(table, best[:, None], axis=1)[:, 0])
     with_nothing_left = np.where(rtn > 0, np.inf, 1.0)  # an infinite gain is an error further on, never a verdict
     return _per_linear_error(measured, np.where(awq > 0, rtn / np.where(awq > 0, awq, 1.0), with_nothing_left))
 
 
 def _error_table(measured: Measured, quantizer: str, bits: int, split: str) -> np.ndarray:
-    """Errors `[linears, alphas]`. Plain indexing: a judgement reads hundreds of these, and labels cost milliseconds.
-
-    Raises:
-        ValueError: if an error is NaN: the comparisons that follow would take it for no gain.
-    """
+    """Errors `[linears, alphas]`. Plain indexing: a judgement reads hundreds of these, and labels cost milliseconds."""
     errors = measured.errors
     at = {
         "quantizer": errors["quantizer"].values.tolist().index(quantizer),
         "bits": errors["bits"].values.tolist().index(bits),
         "split": errors["split"].values.tolist().index(split),
     }
-    table = errors["output_error"].variable.isel(at).transpose("linear", "alpha").values
-    if np.isnan(table).any():
-        raise ValueError("an output error in the measurements is NaN")
+    table: np.ndarray = errors["output_error"].variable.isel(at).transpose("linear", "alpha").values
     return table
+
+
+def _known(errors: np.ndarray) -> np.ndarray:
+    """The same errors.
+
+    Raises:
+        ValueError: if one is NaN: the comparisons that follow would take it for no gain.
+    """
+    if np.isnan(errors).any():
+        raise ValueError("an output error in the measurements is NaN")
+    return errors
 
 
 def _per_linear_error(measured: Measured, values: np.ndarray) -> xr.DataArray:

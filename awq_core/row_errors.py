@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from awq_core.products import multiplies_bfloat16
 from awq_core.quantizer import QuantizerName
 from awq_core.racing import spread_order
 from awq_core.rounding import rounding_differences
@@ -20,15 +19,6 @@ from awq_core.second_moment import SecondMoment
 
 CHUNK_ELEMENTS = 1_200_000
 """Rounded weights in one product: enough rows for it to be efficient, few enough to stay in a processor's cache."""
-
-SHORT_NOISE = 5e-4
-"""Share of a total that products in bfloat16 may change: half of what the race over exponents tolerates."""
-
-SHORT_NOISE_OF_SOME = 2.5e-3
-"""The same where some rows stand for all, which leaves more than that open."""
-
-TRIED_ROWS = 128
-"""Rows on which products in bfloat16 are compared with single precision."""
 
 FEWEST_ROWS = 64
 """A share of the rows is never fewer than this."""
@@ -53,8 +43,8 @@ class LinearRows:
 
     Attributes:
         count: how many rows are looked at.
+        share: of all rows.
         weight: `(count, in)`, these rows.
-        short: whether errors are multiplied in bfloat16.
     """
 
     def __init__(self, weight: Tensor, arithmetic: torch.dtype, share: float = 1.0) -> None:
@@ -62,7 +52,6 @@ class LinearRows:
         self.count = len(self.weight)
         self.share = self.count / len(weight)
         self.transposed = self.weight.T.contiguous()  # (in, rows)
-        self.short = False
 
     def power(self, moment: SecondMoment) -> float:
         """Squared output without rounding, summed over rows and tokens; 1 where it is 0, as all errors are 0 then."""
@@ -103,39 +92,9 @@ class LinearRows:
             for first in range(0, len(scales), at_once):
                 candidates = slice(first, min(len(scales), first + at_once))
                 difference = rounding_differences(chosen, scales[candidates].T.contiguous(), quantizer, bits)
-                flat = difference.flatten(1)  # (in, candidates * n)
                 for m, moment in enumerate(moments):
-                    errors = moment.row_errors(flat, short=self.short).unflatten(0, difference.shape[1:])
-                    found[m, candidates, start - rows.start : stop - rows.start] = errors
+                    found[m, candidates, start - rows.start : stop - rows.start] = moment.row_errors(difference)
         return found.cpu().numpy()
-
-    def shorten(
-        self, scales: Tensor, settings: Sequence[tuple[QuantizerName, int]], moments: Sequence[SecondMoment]
-    ) -> None:
-        """Multiply in bfloat16 from now on, if that hardly moves a total, as some rows say.
-
-        Args:
-            scales: `(candidates, in)`, of the candidates that are tried.
-            settings: quantizer and bits at which they are tried.
-            moments: of every split.
-        """
-        if not multiplies_bfloat16(self.weight.device):
-            return
-        some = slice(0, min(self.count, TRIED_ROWS))
-        for quantizer, bits in settings:
-            exact = self.errors(scales, quantizer, bits, moments, some)  # (splits, candidates, rows)
-            self.short = True
-            change = self.errors(scales, quantizer, bits, moments, some) - exact
-            self.short = False
-            mean = np.maximum(exact.mean(axis=2), np.finfo(float).tiny)
-            chance = change.std(axis=2, ddof=1)
-            # Rounding is independent from row to row: in a difference of two totals it adds up as chance does.
-            noise = np.sqrt(2 / self.count) * chance / mean
-            shift = np.abs(change.mean(axis=2)) - 5 * chance / np.sqrt(exact.shape[2])
-            most = SHORT_NOISE if self.share == 1 else SHORT_NOISE_OF_SOME
-            if (noise > most).any() or (shift > most * mean).any():
-                return
-        self.short = True
 
     def _rows_at_once(self) -> int:
         return max(1, CHUNK_ELEMENTS // len(self.transposed))

@@ -4,8 +4,8 @@
 
     e_r = sum_J  E_rJ . (2 G_J,<J E_r,<J + G_JJ E_rJ)        for row r of E = W^ - W
 
-is the exact squared output of one row. Multiplied in bfloat16 it is several times as fast and nearly exact, as the many
-terms' rounding errors average out; how nearly depends on how much the terms cancel (`exponent_race.py` looks).
+is the exact squared output of one row. In single precision, what channels add together is multiplied in bfloat16 where
+the processor has instructions for it, twice as fast: the rounding errors of many terms average out.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from awq_core.products import product_with_rows
+from awq_core.products import multiplies_bfloat16, product_with_rows
 
-BLOCK_COLUMNS = 448
+BLOCK_COLUMNS = 192
 """About how wide a column block is: narrower ones save more of the square, and each product gets less efficient."""
+
+HEAVY_SHARE = 1 / 16
+"""A row in which channels add together more than this share of its candidate's errors is multiplied exactly: where few
+terms weigh so much, or cancel, their rounding errors (2^-8 of them at most) would not average out."""
 
 
 class SecondMoment:
@@ -31,6 +35,7 @@ class SecondMoment:
 
     Attributes:
         blocks: the column blocks.
+        short: whether products are made in bfloat16.
     """
 
     def __init__(self, width: int, arithmetic: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -42,51 +47,58 @@ class SecondMoment:
         self._triangle = [  # rows of block J, columns up to J's end
             torch.zeros(block.stop - block.start, block.stop, dtype=arithmetic, device=device) for block in self.blocks
         ]
-        self._factors: dict[bool, list[Tensor]] = {}  # by whether in bfloat16
+        self.short = arithmetic == torch.float32 and multiplies_bfloat16(torch.device(device))
+        self._known_factors: dict[bool, list[Tensor]] = {}  # by whether in bfloat16
 
     def update(self, inputs: Tensor) -> None:
         """Add tokens, `(tokens, width)`."""
-        self._factors.clear()
+        self._known_factors.clear()
         transposed = inputs.to(self.arithmetic).T.contiguous()  # (width, T)
         for block, total in zip(self.blocks, self._triangle, strict=True):
             total += product_with_rows(transposed[block], transposed[: block.stop])
 
-    def row_errors(self, rows: Tensor, *, short: bool = False) -> Tensor:
+    def row_errors(self, rows: Tensor) -> Tensor:
         """`e_r = E_r G E_r^T` of every row.
 
         Args:
-            rows: `(width, rows)`, E transposed, in `arithmetic`.
-            short: multiply in bfloat16, but for the diagonal of `G`, which holds most of the sum; add in `arithmetic`.
+            rows: `(width, ..., rows)`, E transposed, of one candidate or of several, in `arithmetic`.
 
         Returns:
-            `(rows,)`, in squared output units, summed over tokens.
+            `(..., rows)`, in squared output units, summed over tokens.
         """
-        factors = self._factors_of(short)
-        if short:
-            brief = rows.to(torch.bfloat16)
-            errors = self._diagonal() @ rows.square()
-            for block, factor in zip(self.blocks, factors, strict=True):
-                errors += ((factor @ brief[: block.stop]) * rows[block]).sum(dim=0)
-            return errors
+        flat = rows.flatten(1)
+        if not self.short:
+            return self._exactly(flat).reshape(rows.shape[1:])
+        brief, together = flat.to(torch.bfloat16), flat.new_zeros(flat.shape[1])
+        for block, factor in zip(self.blocks, self._factors(short=True), strict=True):
+            together += ((factor @ brief[: block.stop]) * flat[block]).sum(dim=0)
+        errors = self._diagonal() @ flat.square() + together
+        summed = errors.reshape(rows.shape[1:]).sum(dim=-1, keepdim=True)
+        heavy = (together.reshape(rows.shape[1:]).abs() > HEAVY_SHARE * summed).flatten()
+        if heavy.any():
+            errors[heavy] = self._exactly(flat[:, heavy])
+        return errors.reshape(rows.shape[1:])
+
+    def _exactly(self, rows: Tensor) -> Tensor:
         errors = rows.new_zeros(rows.shape[1])
         upright = rows.T.contiguous()  # (rows, width)
-        for block, factor in zip(self.blocks, factors, strict=True):
+        for block, factor in zip(self.blocks, self._factors(short=False), strict=True):
             spread = product_with_rows(upright[:, : block.stop], factor)  # (rows, b)
             errors += spread.mul_(upright[:, block]).sum(dim=1)
         return errors
 
-    def _factors_of(self, short: bool) -> list[Tensor]:
+    def _factors(self, *, short: bool) -> list[Tensor]:
         """By block `[2 G_J,<J, G_JJ]`, `(b, up to J's end)`; in bfloat16 without the diagonal."""
-        if short not in self._factors:
-            self._factors[short] = []
+        if short not in self._known_factors:
+            factors = self._known_factors[short] = []
             for block, total in zip(self.blocks, self._triangle, strict=True):
                 factor = total.clone()
                 factor[:, : block.start] *= 2
                 if short:
                     factor[:, block].diagonal().zero_()
                     factor = factor.to(torch.bfloat16)
-                self._factors[short].append(factor)
-        return self._factors[short]
+                factors.append(factor)
+        return self._known_factors[short]
 
     def _diagonal(self) -> Tensor:
         return torch.cat([t[:, block].diagonal() for block, t in zip(self.blocks, self._triangle, strict=True)])

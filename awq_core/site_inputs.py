@@ -111,12 +111,14 @@ class BlockSites:
         yield from self._source.passes(self._block, split) if self._kept is None else self._kept
 
     def _count_outliers(self, split: str) -> None:
-        limits = {}
+        limits = {}  # of sites that have any
         for name, site in self.sites.items():
             moments = site.moments[split]
             site.outliers[split] = torch.zeros_like(moments.max_abs)
-            limits[name] = (OUTLIER_SIGMA * moments.variance().sqrt()).to(self._arithmetic)
-        for _, inputs in self._again(split):
-            for name, site in self.sites.items():
+            limit = OUTLIER_SIGMA * moments.variance().sqrt()
+            if (moments.max_abs > limit).any():
+                limits[name] = limit.to(self._arithmetic)
+        for _, inputs in self._again(split) if limits else ():
+            for name, limit in limits.items():
                 x = inputs[name].to(self._arithmetic)
-                site.outliers[split] += (x.abs() > limits[name]).sum(dim=0)
+                self.sites[name].outliers[split] += (x.abs() > limit).sum(dim=0)

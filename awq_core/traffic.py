@@ -107,7 +107,6 @@ class _Traffic:
     ) -> None:
         self.source = source
         self.channels = channels
-        self.short = dict(zip(errors["linear"].values.tolist(), errors["short_products"].values == 1, strict=True))
         self.settings = settings
         self.alphas = {bits: best_alpha(errors, QUANTIZER, bits) for bits in JUDGED_BITS}
 
@@ -115,26 +114,26 @@ class _Traffic:
         """Its results: names, and by kind magnitudes by site and errors by linear."""
         self.source.begin(block)
         linears = self.source.linears(block)
-        rows = {entry.name: self._rows(entry) for entry in linears}
+        rows = {
+            entry.name: LinearRows(entry.weight, self.settings.arithmetic, self.settings.row_share) for entry in linears
+        }
+        usual = [[self._usual_scales(entry, bits) for bits in JUDGED_BITS] for entry in linears]
         found: Arrays = {"linears": np.array([entry.name for entry in linears])}
         # Each split's second moments are dropped before the next kind's are gathered.
         heldout = self._gather(block, linears, "heldout")
         for variable, split in (("usual_error", "calibration"), ("random_error", "random")):
             fitted = self._gather(block, linears, split)
-            found[variable] = self._errors(linears, rows, heldout, fitted, known=False)[:, :, 0]
+            found[variable] = self._errors(linears, rows, heldout, fitted)[:, :, 0]
             del fitted
         for kind in TRAFFIC_KINDS:
             own = self._gather(block, linears, f"{kind} calibration") if self.settings.own else None
             heldout = self._gather(block, linears, f"{kind} heldout")
             for index, inputs in enumerate(heldout.values()):
                 found[f"{kind} magnitude {index}"] = inputs.magnitude.double().cpu().numpy()
-            errors = self._errors(linears, rows, heldout, own, known=True)  # (linears, judged bits, choices)
+            errors = self._errors(linears, rows, heldout, own, usual)  # (linears, judged bits, choices)
             lacking = len(CHOICES) - errors.shape[2]
             found[f"{kind} error"] = np.pad(errors, ((0, 0), (0, 0), (0, lacking)), constant_values=np.nan)
         return found
-
-    def _rows(self, entry: LinearWeights) -> LinearRows:
-        return LinearRows(entry.weight, self.settings.arithmetic, self.settings.row_share)
 
     def _gather(self, block: int, linears: Sequence[LinearWeights], split: str) -> dict[str, _Inputs]:
         """Second moment and magnitudes of every site, on one split."""
@@ -161,46 +160,37 @@ class _Traffic:
         rows: dict[str, LinearRows],
         heldout: dict[str, _Inputs],
         calibration: dict[str, _Inputs] | None,
-        *,
-        known: bool,
+        usual: list[list[Tensor]] | None = None,
     ) -> np.ndarray:
-        """Held-out errors `(linears, judged bits, choices)`: without scales and with the layers' if asked, and with
-        those that a calibration gives."""
+        """Held-out errors `(linears, judged bits, choices)`: where the usual scales are given, without any and with
+        these; and with those that a calibration gives."""
         found = []
-        for entry in linears:
+        for index, entry in enumerate(linears):
             looked_at, judged_on = rows[entry.name], heldout[entry.site].moment
             power = looked_at.power(judged_on)
             by_bits = []
-            for bits in JUDGED_BITS:
+            for b, bits in enumerate(JUDGED_BITS):
                 tried = []
-                if known:
-                    usual = self._usual_scales(entry.name, looked_at, bits)
-                    tried += [torch.ones_like(usual), usual]
+                if usual is not None:
+                    tried += [torch.ones_like(usual[index][b]), usual[index][b]]
                 if calibration is not None:
-                    tried.append(self._fitted_scales(entry.name, looked_at, calibration[entry.site], bits))
+                    tried.append(self._fitted_scales(looked_at, calibration[entry.site], bits))
                 by_bits.append(looked_at.total_errors(torch.stack(tried), QUANTIZER, bits, [judged_on])[0] / power)
             found.append(_checked(np.stack(by_bits), entry.name))
         return np.stack(found)
 
-    def _usual_scales(self, name: str, rows: LinearRows, bits: int) -> Tensor:
+    def _usual_scales(self, entry: LinearWeights, bits: int) -> Tensor:
         """`(in,)`, as the layer-level instrument chose on all usual calibration tokens."""
-        weight = rows.weight
-        site = self.channels["linear_site"].sel(linear=name).item()
-        usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: weight.shape[1]]
-        magnitude = torch.as_tensor(usual, dtype=weight.dtype, device=weight.device)
-        alpha = weight.new_tensor([float(self.alphas[bits].sel(linear=name))])
-        return linear_scales(magnitude, alpha)[0]
+        site = self.channels["linear_site"].sel(linear=entry.name).item()
+        usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: entry.weight.shape[1]]
+        magnitude = torch.as_tensor(usual, dtype=self.settings.arithmetic, device=entry.weight.device)
+        return linear_scales(magnitude, magnitude.new_tensor([float(self.alphas[bits].sel(linear=entry.name))]))[0]
 
-    def _fitted_scales(self, name: str, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
+    def _fitted_scales(self, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
         """`(in,)`, magnitudes and exponent from given calibration tokens."""
         scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
         if self.settings.raced:
-            # In bfloat16 where the layer-level instrument found that exact enough for this linear. It was tried on
-            # other tokens: so exponents alone are chosen that way, and errors are never measured so.
-            rows.short = self.short[name]
-            fittest = fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)
-            rows.short = False
-            return scales[fittest]
+            return scales[fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)]
         return scales[int(rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0].argmin())]
 
 

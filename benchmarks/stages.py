@@ -55,9 +55,9 @@ def _of_product(left: Tensor, right: Tensor) -> tuple[torch.dtype, int]:
     return left.dtype, 2 * left.shape[0] * left.shape[1] * right.shape[0]
 
 
-def _of_short_errors(moment: SecondMoment, rows: Tensor, *, short: bool = False) -> tuple[torch.dtype, int]:
+def _of_short_errors(moment: SecondMoment, rows: Tensor) -> tuple[torch.dtype, int]:
     """Operations in bfloat16; those in full precision are counted product by product."""
-    return torch.bfloat16, short * rows.shape[1] * sum(
+    return torch.bfloat16, moment.short * rows[0].numel() * sum(
         2 * (block.stop - block.start) * block.stop for block in moment.blocks
     )
 

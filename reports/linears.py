@@ -90,17 +90,27 @@ class Linears:
         return readings.error_at(self.measured, quantizer, bits, 0.0, split).values
 
     def best_alpha(self, quantizer: str, bits: int) -> Array:
-        """The exponent with the smallest error on calibration tokens."""
+        """The exponent with the smallest error on calibration tokens; NaN where none were tried."""
+        if not readings.tried_exponents(self.measured, quantizer, bits):
+            return self._unknown
         return readings.best_alpha(self.measured, quantizer, bits).values
 
     def awq_error(self, quantizer: str, bits: int, split: str = "heldout") -> Array:
-        """Squared relative output error at the exponent chosen on calibration tokens."""
+        """Squared relative output error at the exponent chosen on calibration tokens; NaN where none were tried."""
+        if not readings.tried_exponents(self.measured, quantizer, bits):
+            return self._unknown
         best = readings.best_alpha(self.measured, quantizer, bits)
         return readings.error_at(self.measured, quantizer, bits, best, split).values
 
     def reduction(self, quantizer: str, bits: int, split: str = "heldout") -> Array:
-        """e(RTN) / e(AWQ): above 1 where AWQ helps."""
+        """e(RTN) / e(AWQ): above 1 where AWQ helps; NaN where no exponents were tried."""
+        if not readings.tried_exponents(self.measured, quantizer, bits):
+            return self._unknown
         return readings.reduction(self.measured, quantizer, bits, split).values
+
+    @property
+    def _unknown(self) -> Array:
+        return np.full(len(self.names), np.nan)
 
     def where(self, index: int) -> str:
         """A linear's place in words: `block 3's down`."""

@@ -13,8 +13,8 @@ import xarray as xr
 from awq_core.exponent_race import race_exponents
 from awq_core.kept_blocks import Arrays
 from awq_core.layers import LayerSettings, measure_layers
-from awq_core.linear_errors import alpha_scales
-from awq_core.measured import ALPHAS
+from awq_core.linear_errors import alpha_scales, exhaustive_errors, raced_errors
+from awq_core.measured import ALPHAS, BITS, QUANTIZERS, is_judged
 from awq_core.racing import TOLERANCE
 from awq_core.row_errors import LinearRows, rows_looked_at
 from awq_core.second_moment import SecondMoment
@@ -90,6 +90,41 @@ def test_a_winner_that_few_rows_speak_against_is_found() -> None:
     assert found.errors[:, 0].argmin() == every.argmin()
     assert found.row_share[found.errors[:, 0].argmin()].tolist() == [1.0, 1.0]
     np.testing.assert_allclose(found.errors[every.argmin(), 0], every.min(), rtol=1e-12)
+
+
+def test_a_raced_linear_has_the_errors_of_an_exhaustive_one() -> None:
+    """Few channels and one row hold nearly all of the output: their rounding errors would not average out."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 512, generator=generator, dtype=torch.float64)
+    weight[17] *= 30
+    tokens = torch.randn(2000, 512, generator=generator, dtype=torch.float64)
+    tokens[:, [5, 200]] += 40 * torch.randn(2000, 1, generator=generator, dtype=torch.float64)
+    magnitude = tokens[:1000].abs().mean(dim=0)
+
+    def moments(arithmetic: torch.dtype) -> tuple[SecondMoment, SecondMoment]:
+        found = SecondMoment(512, arithmetic), SecondMoment(512, arithmetic)
+        for moment, inputs in zip(found, tokens.split(1000), strict=True):
+            moment.update(inputs)
+        return found
+
+    every = exhaustive_errors(weight, magnitude, moments(torch.float64), QUANTIZERS, BITS)
+    raced = raced_errors(weight, magnitude, moments(torch.float32), QUANTIZERS, BITS, (1, 0))
+    for q, quantizer in enumerate(QUANTIZERS):
+        for b, bits in enumerate(BITS):
+            exact, found, share = every.errors[q, b], raced.errors[q, b], raced.row_share[q, b]
+            whole = [0]
+            if is_judged(quantizer, bits):
+                best = int(found[:, 0].argmin())
+                assert exact[best, 0] <= exact[:, 0].min() * (1 + TOLERANCE)
+                whole = sorted({0, 10, 20, best})
+            else:  # nothing else is measured there, nor passes for measured
+                assert np.isnan(found[1:]).all()
+                assert (share[1:] == 0).all()
+            assert (share[whole] == 1).all()
+            np.testing.assert_allclose(found[whole], exact[whole], rtol=TOLERANCE)
+    for name in ("inverse_error", "factor_error"):
+        exact, found = (vars(errors.mechanism)[name][..., 1] for errors in (every, raced))
+        np.testing.assert_allclose(found, exact, rtol=TOLERANCE)
 
 
 def test_a_linear_without_inputs_has_no_errors() -> None:

@@ -55,16 +55,32 @@ def test_a_large_one_is_looked_at_in_part(
     assert {found["calibration"], found["random"], found["heldout"]} == {of_random}  # compared on equal terms
     assert {found[f"{kind} heldout"] for kind in TRAFFIC_KINDS} == {of_kind}
     twin = sizes(plan, of_twin=True)
-    assert twin["calibration"] == twin["random"] == min(of_random, plan.twin_tokens or 0)
+    assert twin["calibration"] == twin["random"] == of_random
     assert {twin[f"{kind} heldout"] for kind in TRAFFIC_KINDS} == {of_kind // 2}
     limited = sum(size for name, size in found.items())
     assert plan.looked_at_of_traffic(CALIBRATION.size, HELDOUT.size, of_twin=False) == limited
 
 
-def test_whoever_is_looked_at_in_part_has_windows_of_every_group() -> None:
+@pytest.mark.parametrize("effort", ["quick", "standard", "paper"])
+@pytest.mark.parametrize("length", [256, 2048])
+def test_a_twin_has_windows_of_every_group_uncut_and_of_the_models(effort: str, length: int) -> None:
+    plan = layer_plan(LARGE_PARAMETERS + 1, effort)
+    calibration, heldout = (np.arange(first, first + 64 * length).reshape(64, length) for first in (0, 10**6))
+    models = plan.tokens(calibration, heldout)
+    assert {array.shape[1] for array in models.values()} == {length}
+    for split, array in plan.tokens(calibration, heldout, of_twin=True).items():
+        assert array.shape == (16, length)
+        of_the_model = [sequence.tolist() for sequence in models[split]]
+        places = [of_the_model.index(sequence.tolist()) for sequence in array]
+        assert np.diff(places).min() == np.diff(places).max() == len(of_the_model) / 16  # spread evenly
+
+
+def test_passages_of_other_traffic_are_left_out_and_never_cut() -> None:
     plan = layer_plan(LARGE_PARAMETERS + 1, "quick")
-    for array in plan.tokens(CALIBRATION, HELDOUT, of_twin=True).values():
-        assert (len(array), array.size) == (16, 2048)
+    for of_twin in (False, True):
+        tokens = plan.traffic(CALIBRATION, HELDOUT, kinds(4, 1024), of_twin=of_twin)
+        assert tokens["random"].shape == tokens["heldout"].shape == (8, 256)
+        assert tokens["code heldout"].shape == (1, 1024)
 
 
 def test_what_a_result_depends_on_tells_the_plans_apart() -> None:
@@ -78,9 +94,9 @@ def test_what_is_not_looked_at_is_said() -> None:
     assert layer_plan(LARGE_PARAMETERS, "quick").in_words() == ""
     assert layer_plan(LARGE_PARAMETERS + 1, "quick").in_words() == (
         "layers: 0.5 of the rows, 8,192 held-out tokens; "
-        "untrained twins: 0.0625 of the rows, 2,048 tokens of either text; "
+        "untrained twins: 0.0625 of the rows, 16 sequences of either text; "
         "other traffic: 0.125 of the rows, 1,024 tokens of each kind and 2,048 random ones"
     )
     assert (
-        layer_plan(LARGE_PARAMETERS + 1, "standard").in_words().startswith("layers: all rows, 16,384 held-out tokens;")
+        layer_plan(LARGE_PARAMETERS + 1, "standard").in_words().startswith("layers: all rows, 32,768 held-out tokens;")
     )

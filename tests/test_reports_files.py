@@ -151,6 +151,15 @@ def test_the_diagnostics_values_are_in_sample_and_symmetric():
     assert (layer["module_type"], layer["layer_idx"], layer["hidden_dim"]) == ("down_proj", 2, 256)
 
 
+def test_where_no_exponents_were_tried_none_is_written():
+    measured = synthetic_measured()
+    measured.errors["output_error"].loc[{"bits": 6, "alpha": measured.errors["alpha"].values[1:]}] = np.nan
+    for layer in diagnostic(measured)["layers"].values():
+        assert layer["output_error"]["6"] > 0
+        assert layer["awq_output_error"]["6"] is layer["awq_best_alpha"]["6"] is None
+        assert layer["awq_output_error"]["4"] > 0
+
+
 def test_an_error_that_is_nan_is_refused_not_written():
     measured = synthetic_measured()
     measured.errors["output_error"].loc[{"bits": 6, "split": "heldout"}] = np.nan
