@@ -108,9 +108,9 @@ def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck
         total += sum(len(site.linears) for site in architecture.sites)
         foldable += sum(len(site.linears) for site in architecture.sites if site.name in covered)
     largest = difference = 0.0
-    for old, new in zip(_logits(blocks, before), _logits(blocks, after), strict=True):
-        largest = max(largest, float(old.abs().max()))
-        difference = max(difference, float((new - old).abs().nan_to_num(torch.inf).max()))
+    for logits, folded in zip(_logits(blocks, before), _logits(blocks, after), strict=True):
+        largest = max(largest, float(logits.abs().max()))
+        difference = max(difference, float((folded - logits).abs().nan_to_num(torch.inf).max()))
     dtype = next(model.get_output_embeddings().parameters()).dtype
     return FoldingCheck(
         difference / largest,
@@ -118,7 +118,9 @@ def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck
         str(dtype).removeprefix("torch."),
         windows.numel(),
         modules,
-        *(kind.total() for kind in changed),
+        changed[0].total(),
+        changed[1].total(),
+        changed[2].total(),
         foldable,
         total,
     )

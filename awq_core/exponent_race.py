@@ -30,7 +30,7 @@ FIRST_SHARE = 1 / 16
 FIRST_ROWS = 128
 """At least: a few heavy rows decide what fewer say."""
 
-HELDOUT_ROWS = 32
+HELDOUT_ROWS = 64
 """On so many rows every exponent's held-out error is estimated."""
 
 GROWTH = 2

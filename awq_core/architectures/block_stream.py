@@ -155,7 +155,7 @@ class Blocks:
         replaced = list(enumerate(self.modules))[first:]
         try:
             for index, module in replaced:
-                module.forward = stub(index)  # type: ignore[assignment]
+                module.forward = stub(index)
             yield
         finally:
             for _, module in replaced:

@@ -76,7 +76,11 @@ class Losses(Protocol):
     candidates: int
     cases: int
     tokens: int
-    size: np.ndarray | None
+
+    @property
+    def size(self) -> np.ndarray | None:
+        """See above."""
+        ...
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)` of candidates `(k,)` at the sample's tokens."""
