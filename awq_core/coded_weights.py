@@ -1,12 +1,11 @@
 """Quantized linears kept as their codes, and turned back into weights when they are asked for.
 
-Calibrating finds the whole model's weights several times over (by method, precision and text); as codes they take half
-a byte a weight, where copies of the weights would take two or four.
+Searches of several methods, precisions and texts leave a block's weights behind; as codes they take half a byte a
+weight, where copies would take two or four.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -73,23 +72,3 @@ class CodedWeight:
             CodedWeight(*of_linear, packed=self.packed, dtype=self.dtype)
             for of_linear in zip(codes, steps, zero_points, strict=True)
         ]
-
-
-class CodedWeights(Mapping[str, Tensor]):
-    """Weights `(out, in)` by linear, made from their codes at every look.
-
-    Attributes:
-        coded: by linear.
-    """
-
-    def __init__(self) -> None:
-        self.coded: dict[str, CodedWeight] = {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.coded[name].dequantize()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.coded)
-
-    def __len__(self) -> int:
-        return len(self.coded)

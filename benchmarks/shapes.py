@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from fixtures.embedded.train import END_OF_TEXT
+from tools.train_embedded import END_OF_TEXT
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import EMBEDDED_FOLDER
 
