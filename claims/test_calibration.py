@@ -42,6 +42,7 @@ def test_few_suffice(measured: Measured, setting: Setting) -> Estimate:
     source="AWQ paper, Fig. 8: 0.5 against 2.3 perplexity and more",
     above=0.005,
     unit="nats: GPTQ's penalty - AWQ's",
+    version=2,
     level="model",
     bits=(4, 3),
 )
