@@ -21,9 +21,10 @@ from awq_core.architectures.block_stream import Blocks, BlockStream, in_batches
 from awq_core.folding import Parameters
 from awq_core.kept_blocks import KeptBlocks, KeptInMemory
 from awq_core.measure.block_inputs import BlockInputs
+from awq_core.measure.block_rounding import LayerFindings, Rounding, redraw_signs
 from awq_core.measure.found import Found, from_arrays, to_arrays
 from awq_core.measure.losses import Scores, compare
-from awq_core.measure.methods import METHODS, LayerFindings, Rounding, Search, Strategy, redraw_signs
+from awq_core.measure.methods import METHODS, Search, Strategy
 from awq_core.measure.searches import Calibration
 from awq_core.moments import MeasurementError
 
