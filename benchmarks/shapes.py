@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tools.train_embedded import END_OF_TEXT
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import EMBEDDED_FOLDER
+from tools.train_embedded import END_OF_TEXT
 
 OUTLIER_SHARE = 0.005
 """Share of a site's channels that are enlarged; at least one."""
