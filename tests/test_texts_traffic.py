@@ -13,7 +13,16 @@ import fixtures.texts.traffic
 from awq_core.measured import SPLITS, TRAFFIC_KINDS
 from fixtures.errors import UserError
 from fixtures.texts.tokens import tokenize
-from fixtures.texts.traffic import FOLDER, FOREIGN, LONG_PROMPT_LENGTH, TOKENS, Traffic, passages, select_traffic
+from fixtures.texts.traffic import (
+    FOLDER,
+    FOREIGN,
+    FOREIGN_PART,
+    LONG_PROMPT_LENGTH,
+    TOKENS,
+    Traffic,
+    passages,
+    select_traffic,
+)
 from tests.tiny_models import byte_tokenizer
 
 EVERY = [(kind, split) for kind in TRAFFIC_KINDS for split in SPLITS]
@@ -109,7 +118,7 @@ def test_a_short_stream_is_one_sequence(monkeypatch: pytest.MonkeyPatch) -> None
 def test_foreign_text_comes_in_the_calibration_s_shape_as_far_as_there_is(shape: tuple[int, int]) -> None:
     found = selected(shape)
     stream = tokenize(byte_tokenizer(), passages(FOREIGN, "calibration"), VOCABULARY)
-    assert found.foreign.shape == (min(shape[0], len(stream) // shape[1]), shape[1])
+    assert found.foreign.shape == (min(max(1, shape[0] // FOREIGN_PART), len(stream) // shape[1]), shape[1])
     assert found.foreign[0].tolist() == stream[: shape[1]].tolist()
     assert found.random.shape == shape
 

@@ -29,8 +29,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional (after the hidden states) and keyword arguments of a call."""
 
 
-class _ReachedFirstBlock(Exception):  # noqa: N818 -- a signal, not an error
-    """Stops the model's forward pass once the first block's input is known."""
+class _Reached(Exception):  # noqa: N818 -- a signal, not an error
+    """Stops a forward pass once what was looked for is known."""
 
 
 class Blocks:
@@ -90,9 +90,9 @@ class Blocks:
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kept.append(args[0] if args else kwargs["hidden_states"])
-            raise _ReachedFirstBlock
+            raise _Reached
 
-        with torch.no_grad(), hooked(self.modules[0], stop), suppress(_ReachedFirstBlock):
+        with torch.no_grad(), hooked(self.modules[0], stop), suppress(_Reached):
             self.model(input_ids=ids, use_cache=False)
         return kept[0]
 
@@ -193,15 +193,29 @@ class BlockStream:
         """The block's linears with their weights `(out, in)`."""
         return self.source.linears(block)
 
-    def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """One forward pass of a block over a split: `(group, {site: inputs (tokens, width)})` for each batch."""
+    def passes(self, block: int, split: str, *, outputs: bool = True) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """One forward pass of a block over a split: `(group, {site: inputs (tokens, width)})` for each batch.
+
+        Without `outputs` a pass ends when all sites' inputs are known, and `advance` runs the block again.
+        """
         captured: dict[str, Tensor] = {}
+
+        def capture(site: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                captured[site] = args[0]
+                if not outputs and len(captured) == len(self.architecture.sites):
+                    raise _Reached
+
+            return hook
+
         with ExitStack() as stack:
             for site in self.architecture.sites:
                 reader = self.source.modules[block].get_submodule(site.linears[0][1])
-                stack.enter_context(hooked(reader, _keep_input(captured, site.name)))
+                stack.enter_context(hooked(reader, capture(site.name)))
             for index, (group, hidden) in enumerate(self.hidden[split]):
-                self.outputs[split][index] = self.source.forward(block, hidden)
+                captured.clear()
+                with suppress(_Reached):
+                    self.outputs[split][index] = self.source.forward(block, hidden)
                 yield group, {site: x.flatten(0, -2) for site, x in captured.items()}
 
     def begin(self, block: int) -> None:
@@ -220,10 +234,6 @@ class BlockStream:
                 for (group, hidden), output in zip(batches, self.outputs[split], strict=True)
             ]
         self._opened.close()
-
-    def forget_outputs(self) -> None:
-        """Let `advance` run the block again, with whatever weights it has then."""
-        self.outputs = {split: [None] * len(outputs) for split, outputs in self.outputs.items()}
 
     def skip(self, block: int) -> None:
         """Run a block over every split and move on, capturing nothing: for one whose results are known."""
@@ -258,13 +268,6 @@ def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarr
     for group, members in enumerate(np.array_split(sequences, min(groups, len(sequences)))):
         for start in range(0, len(members), per_batch):
             yield group, members[start : start + per_batch]
-
-
-def _keep_input(captured: dict[str, Tensor], site: str) -> Callable[..., None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured[site] = args[0]
-
-    return hook
 
 
 def put_parameter(module: nn.Module, name: str, values: Tensor) -> None:

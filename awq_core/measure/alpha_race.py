@@ -40,8 +40,8 @@ FEWEST_DEGREES = 7
 FIRST_SEQUENCES = 16
 """Of the first round, where a case is a sequence; after it all sequences are looked at."""
 
-FIRST_PLACES = 16
-"""Tokens of each."""
+FIRST_PLACES = 32
+"""Tokens of each: keys and values of the whole sequence cost the same, however few queries there are."""
 
 FIRST_TOKENS = 256
 """Of the first round, where a case is a token; the second has four times as many, as with 64 sequences."""
@@ -193,7 +193,7 @@ def survivors(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray
 
 
 def _samples(cases: int, tokens: int, largest: np.ndarray) -> Iterator[Sample]:
-    """Samples without a token twice: about 256, then about 1,024 in all spread over all sequences, then doubled.
+    """Samples without a token twice: a few hundred, then 1,000 to 2,000 in all spread over all sequences, then doubled.
 
     Every sequence has places of its own, or what is peculiar to one place (the first, say) would count in all of them.
     """

@@ -29,6 +29,7 @@ class BlockInputs:
         block: index of the block.
         text_set: which of the stream's splits.
         arithmetic: dtype of the second moments.
+        calls: also keep the calls of inspected modules, as scale searches need, and the block's outputs.
 
     Attributes:
         architecture: of the model.
@@ -37,7 +38,9 @@ class BlockInputs:
         output_size: by the same, the squared output of every token, `(tokens,)`.
     """
 
-    def __init__(self, stream: BlockStream, block: int, text_set: str, arithmetic: torch.dtype) -> None:
+    def __init__(
+        self, stream: BlockStream, block: int, text_set: str, arithmetic: torch.dtype, *, calls: bool = True
+    ) -> None:
         self.architecture: Architecture = stream.architecture
         self.module: nn.Module = stream.source.modules[block]
         self._arithmetic = arithmetic
@@ -46,14 +49,14 @@ class BlockInputs:
         captured: dict[str, list[Tensor]] = {}
         sizes: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:
-            for path in dict.fromkeys(fold.inspected for fold in self.architecture.folds):
+            for path in dict.fromkeys(fold.inspected for fold in self.architecture.folds if calls):
                 inspected = self.module.get_submodule(path)
                 if not is_linear(inspected):
-                    calls = self.calls.setdefault(path, [])
-                    stack.enter_context(hooked(inspected, lambda _, args, kwargs, c=calls: c.append((args, kwargs))))
+                    made = self.calls.setdefault(path, [])
+                    stack.enter_context(hooked(inspected, lambda _, args, kwargs, c=made: c.append((args, kwargs))))
                     handle = inspected.register_forward_hook(_keep_size(sizes.setdefault(path, [])))
                     stack.callback(handle.remove)
-            for _, inputs in stream.passes(block, text_set):
+            for _, inputs in stream.passes(block, text_set, outputs=calls):
                 for site, x in inputs.items():
                     captured.setdefault(site, []).append(x)
         self.output_size = {path: torch.cat(parts) for path, parts in sizes.items()}

@@ -226,8 +226,7 @@ class _Searching:
         for search, stream in self._own.items():
             stream.begin(block)
             if block in self._missing[search]:
-                self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic))
-            stream.forget_outputs()
+                self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic, calls=False))
             strategy = Strategy(search.method, search.bits, search.text, search.draw)
             with exchanged(self._pass.blocks.model, self._pass.parameters(strategy, block)):
                 stream.advance(block)

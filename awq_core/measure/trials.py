@@ -21,8 +21,8 @@ from awq_core.products import multiplies_bfloat16, product_with_rows
 Changes = dict[int, Tensor]
 """`E^T`, `(in, out)`, by the identity of the weight that it changes."""
 
-Known = dict[int, tuple[Tensor, Tensor]]
-"""A linear's full-precision inputs and outputs, by its weight's identity."""
+Known = dict[int, tuple[Tensor, Tensor, Tensor]]
+"""A linear's full-precision inputs, the same in the dtype of differences, and outputs, by its weight's identity."""
 
 
 class Trial:
@@ -160,12 +160,13 @@ class Differences(TorchFunctionMode):
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, key: Tensor) -> Tensor:
         """Output of a linear with a weight `(out, in)`, known by `key`."""
         if not self._changes:
-            self._known[id(key)] = inputs, product_with_rows(inputs, weight, bias)
-            return self._known[id(key)][1]
-        before, full = self._known[id(key)]
+            output = product_with_rows(inputs, weight, bias)
+            self._known[id(key)] = inputs, brief(inputs), output
+            return output
+        before, shortened, full = self._known[id(key)]
         change = self._changes.get(id(key))
-        if change is not None:
-            return full + brief(inputs) @ change
+        if change is not None:  # it reads what it read before
+            return full + shortened @ change
         return full if inputs is before else full + brief(inputs - before) @ brief(weight.T)
 
     def _attention(self, attend: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
