@@ -24,13 +24,13 @@ from awq_core.architecture import (
     separate_experts,
     weight_of,
 )
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.evidence import Verdict
 from awq_core.intervals import InsufficientDataError
 from awq_core.layers import LayerSettings, measure_layers
 from awq_core.measured import JUDGED_BITS, Measured
 from awq_core.quantizer import round_to_nearest
 from awq_core.readings import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc
-from awq_core.streaming import BlockStream
 from claims.agreement import profile_correlation
 from claims.catalogue import whole_catalogue
 from claims.claim import Setting

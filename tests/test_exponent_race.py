@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.exponent_race import race_exponents
 from awq_core.kept_blocks import Arrays
 from awq_core.layers import LayerSettings, measure_layers
@@ -18,7 +19,6 @@ from awq_core.measured import ALPHAS
 from awq_core.racing import TOLERANCE
 from awq_core.row_errors import LinearRows, rows_looked_at
 from awq_core.second_moment import SecondMoment
-from awq_core.streaming import BlockStream
 from fixtures.measuring import ModelMeasurement
 from fixtures.models.resolve import MODELS_VARIABLE, resolve
 from fixtures.opening import open_source

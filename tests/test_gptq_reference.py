@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from awq_core.architecture import architecture_of
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.coded_weights import CodedWeight
 from awq_core.gptq import _propagation, gptq, gptq_codes
 from awq_core.output_error import relative_output_error
 from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
 from awq_core.sources import LinearWeights
-from awq_core.streaming import BlockStream
 from fixtures.models.loading import load_model
 from fixtures.models.resolve import resolve
 from fixtures.texts.defaults import choose_texts
