@@ -40,7 +40,7 @@ def opened(name: str) -> ModelMeasurement:
 
 def measured_with(measurement: ModelMeasurement, settings: LayerSettings) -> xr.Dataset:
     tokens = {"calibration": measurement.tokens.calibration[:16], "heldout": measurement.tokens.heldout[:16]}
-    stream = BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups)
+    stream = BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups)
     return measure_layers(stream, settings)[1]
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(settings: LayerSettings
 
     def measure(kept: InMemory) -> tuple[xr.Dataset, xr.Dataset]:
         return measure_layers(
-            BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups), settings, kept=kept
+            BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups), settings, kept=kept
         )
 
     whole = measure(InMemory())
