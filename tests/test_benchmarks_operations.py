@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from awq_core.architecture import linears_of_block
-from awq_core.architectures.block_stream import BlockStream
 from awq_core.layers import LayerSettings, measure_layers
+from awq_core.streaming import BlockStream
 from benchmarks import operations
 from benchmarks.model_shape import LinearShape, ModelShape, searched_groups, shape_of
 from benchmarks.official_search import recorded_blocks, search
