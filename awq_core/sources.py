@@ -1,6 +1,7 @@
 """What the layer-level instruments measure: blocks of linears, and the tokens at their inputs.
 
-A real model is one source (`awq_core.streaming.BlockStream`); a control that draws its inputs is another.
+A real model is one source (`awq_core.architectures.block_stream.BlockStream`); a control that draws its inputs is
+another.
 The instruments cannot tell them apart.
 """
 

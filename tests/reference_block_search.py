@@ -53,9 +53,13 @@ def scales(magnitude: Tensor, weights: list[Tensor], alpha: float, formula: str)
     return scale / (scale.max() * scale.min()).sqrt()
 
 
+Candidates = dict[float, tuple[float, Tensor]]
+"""Loss and scales of every exponent."""
+
+
 def search(
-    model: Any, ids: Tensor, bits: int, formula: str = "official"
-) -> dict[tuple[int, str], dict[float, tuple[float, Tensor]]]:
+    model: Any, ids: Tensor, bits: int, formula: str = "official", grouped: bool = False
+) -> dict[tuple[int, str], Candidates]:
     """Loss and scales of every exponent, by block and inspected module.
 
     Args:
@@ -63,45 +67,100 @@ def search(
         ids: calibration tokens `[sequences, length]`.
         bits: precision.
         formula: `official` or `duo`.
+        grouped: under grouped-query attention, o's scale too, from the mean over query heads that share a value head.
     """
-    losses = {}
+    found = {}
     for index, block in enumerate(model.model.layers):
+        attention = block.self_attn
         for inspected, paths in GROUPS:
             linears = [block.get_submodule(path) for path in paths]
-            if inspected == "self_attn.o_proj" and block.self_attn.v_proj.out_features != linears[0].in_features:
-                continue  # grouped-query attention: v cannot absorb o's scales
-            losses[index, inspected] = _search_group(model, block.get_submodule(inspected), linears, ids, bits, formula)
-    return losses
+            share = None
+            if inspected == "self_attn.o_proj" and attention.v_proj.out_features != linears[0].in_features:
+                if not grouped:
+                    continue  # v cannot absorb o's scales
+                share = attention.num_key_value_groups, attention.head_dim
+            module = block.get_submodule(inspected)
+            found[index, inspected] = search_group(model, module, linears[:1], linears, ids, bits, formula, share)
+    return found
 
 
-def _search_group(
-    model: Any, inspected: nn.Module, linears: list[nn.Linear], ids: Tensor, bits: int, formula: str
-) -> dict[float, tuple[float, Tensor]]:
+def shared_by_heads(magnitude: Tensor, share: tuple[int, int] | None) -> Tensor:
+    """Every query head's magnitude becomes the mean over those that read the same value head.
+
+    Args:
+        magnitude: `(in,)`.
+        share: how many query heads read one value head, and the width of a head; None leaves the magnitude as it is.
+    """
+    if share is None:
+        return magnitude
+    heads, width = share
+    result = magnitude.clone()
+    for start in range(0, len(magnitude), heads * width):
+        for place in range(width):
+            channels = [start + head * width + place for head in range(heads)]
+            result[channels] = magnitude[channels].mean()
+    return result
+
+
+def search_group(
+    model: Any,
+    inspected: nn.Module,
+    readers: list[nn.Module],
+    linears: list[Any],
+    ids: Tensor,
+    bits: int,
+    formula: str = "official",
+    share: tuple[int, int] | None = None,
+) -> Candidates:
+    """One group, in a model of any architecture.
+
+    Args:
+        model: all of it.
+        inspected: the module whose output counts.
+        readers: one linear for each input that the scale is made from.
+        linears: the group; GPT-2's store their weight transposed.
+        ids: calibration tokens `[sequences, length]`.
+        bits: precision.
+        formula: `official` or `duo`.
+        share: see `shared_by_heads`.
+    """
     calls: list[tuple[Any, Any, Tensor]] = []
     inputs: list[Tensor] = []
     handles = [
         inspected.register_forward_hook(
             lambda _, args, kwargs, output: calls.append((args, kwargs, _first(output))), with_kwargs=True
         ),
-        linears[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, -2))),
+        *(
+            reader.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, -2)))
+            for reader in readers
+        ),
     ]
     with torch.no_grad():
         model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
-    magnitude = torch.cat(inputs).abs().mean(dim=0)
+    magnitude = shared_by_heads(torch.cat(inputs).abs().mean(dim=0), share)
     ((args, kwargs, expected),) = calls
     originals = [module.weight.detach().clone() for module in linears]
+    weights = [
+        original if isinstance(m, nn.Linear) else original.T for m, original in zip(linears, originals, strict=True)
+    ]
     losses = {}
     for alpha in ALPHAS:
-        scale = scales(magnitude, originals, alpha, formula)
+        scale = scales(magnitude, weights, alpha, formula)
         with torch.no_grad():
-            for module, original in zip(linears, originals, strict=True):
-                module.weight.copy_(quantized(original * scale, bits) / scale)
+            for module, weight in zip(linears, weights, strict=True):
+                rounded = quantized(weight * scale, bits) / scale
+                module.weight.copy_(rounded if isinstance(module, nn.Linear) else rounded.T)
             losses[alpha] = float((_first(inspected(*args, **kwargs)) - expected).pow(2).mean()), scale
             for module, original in zip(linears, originals, strict=True):
                 module.weight.copy_(original)
     return losses
+
+
+def best(candidates: Candidates) -> float:
+    """The exponent with the least loss; the lowest of a tie."""
+    return min(candidates, key=lambda alpha: candidates[alpha][0])
 
 
 def _first(output: Any) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from awq_core.architecture import architecture_of
+from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.layers import LayerSettings, measure_layers
-from awq_core.measured import Measured
-from awq_core.streaming import BlockStream
+from awq_core.measure.methods import LayerFindings
+from awq_core.measure.one_pass import MethodPass
+from awq_core.measured import JUDGED_BITS, Measured
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 100,
@@ -59,6 +61,24 @@ def measured_layers(model: Any, calibration: np.ndarray, heldout: np.ndarray) ->
     channels, errors = measure_layers(stream, LayerSettings())
     ids = {"calibration": calibration, "heldout": heldout}
     return Measured("m", None, 0, channels, errors, None, ids, {"seed": 0})
+
+
+def texts() -> dict[str, np.ndarray]:
+    """The text sets that methods are calibrated on."""
+    usual = tokens(6)
+    return {"": usual, "few": usual[[0, 3]], "foreign": tokens(3, seed=7), "matched": usual[[0, 2, 4]]}
+
+
+def layer_findings(model: Any, seed: int = 0) -> LayerFindings:
+    """What the layer-level instruments find on the usual text."""
+    measured = measured_layers(model, texts()[""], tokens(16, seed=1))
+    return LayerFindings.of(measured.channels, measured.errors, JUDGED_BITS, seed)
+
+
+def method_pass(model: Any, layers: LayerFindings, **options: Any) -> MethodPass:
+    """A pass in float64, with searches that try every exponent on every token."""
+    settings: dict[str, Any] = {"arithmetic": torch.float64, "exhaustive": True, **options}
+    return MethodPass(Blocks(model, LLAMA), texts(), layers, **settings)
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from awq_core.calibrated import GPTQ, GPTQ_ORDER, calibrate
-from awq_core.losses import logits_of
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -24,13 +22,16 @@ from awq_core.architecture import (
     separate_experts,
     weight_of,
 )
+from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.evidence import Verdict
 from awq_core.intervals import InsufficientDataError
 from awq_core.layers import LayerSettings, measure_layers
+from awq_core.measure.losses import logits_of
+from awq_core.measure.methods import METHODS, LayerFindings, Strategy
+from awq_core.measure.one_pass import MethodPass
 from awq_core.measured import JUDGED_BITS, Measured
 from awq_core.quantizer import round_to_nearest
 from awq_core.readings import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc
-from awq_core.streaming import BlockStream
 from claims.agreement import profile_correlation
 from claims.catalogue import whole_catalogue
 from claims.claim import Setting
@@ -181,13 +182,16 @@ def test_layers_are_measured(name: str) -> None:
         np.testing.assert_allclose(reading.values[idle], 1.0)
 
 
-def test_an_expert_that_no_token_reached_is_rounded_to_nearest() -> None:
+@pytest.mark.parametrize("method", ["gptq", "gptq-parallel", "gptq-order"])
+def test_an_expert_that_no_token_reached_is_rounded_to_nearest(method: str) -> None:
     """GPTQ would take all its columns for dead, and empty it."""
     model, architecture = mixtral_with_an_idle_expert()
-    found = calibrate(model, architecture, token_ids(4, 24).numpy(), (4,), (GPTQ, GPTQ_ORDER))
-    for method in (GPTQ, GPTQ_ORDER):
-        for name, quantized in found.weights[method, 4].items():
-            nearest = round_to_nearest(weight_of(linear(model, name)), "asym-g128", 4)
+    made = MethodPass(Blocks(model, architecture), {"": token_ids(4, 24).numpy()}, LayerFindings({}, {}, {}, 0))
+    strategy = Strategy(METHODS[method], 4)
+    made.score([strategy], token_ids(2, 24, seed=1).numpy())
+    for block in range(2):
+        for name, quantized in made.parameters(strategy, block).items():
+            nearest = round_to_nearest(model.get_parameter(name), "asym-g128", 4)
             assert torch.equal(quantized, nearest) == (".experts.3." in name), name
 
 

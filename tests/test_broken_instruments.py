@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from awq_core.calibrated import BLOCK
-from awq_core.model_level import ModelTokens, calibrate_model, measure_model_level
 from torch import Tensor, nn
 
 import awq_core.equivalence
 import awq_core.quantizer
 import awq_core.scales
 from awq_core.evidence import Evidence, Verdict
+from awq_core.measure.methods import FULL, METHODS, LayerFindings, Strategy
 from awq_core.measured import Measured
 from claims.catalogue import whole_catalogue
 from claims.claim import Setting
 from claims.judging import judge
-from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
+from fixtures.losses_by_look import losses_dataset
+from tests.structured_model import measured_layers, method_pass, structured_model, tokens
 
 CLAIMS = {claim.id: claim for claim in whole_catalogue().values() if claim.kind == "mechanical"}
 
@@ -164,7 +164,7 @@ def while_folded(
     undo: Callable[[Any], None] = lambda mlp: None,
 ) -> None:
     """Something is added to the first MLP for as long as the model is folded."""
-    real = awq_core.equivalence.applied
+    real = awq_core.equivalence.exchanged
 
     @contextmanager
     def more(model: Any, parameters: Any) -> Iterator[None]:
@@ -175,7 +175,7 @@ def while_folded(
             undo(mlp)
             delattr(mlp, name)
 
-    monkeypatch.setattr(awq_core.equivalence, "applied", more)
+    monkeypatch.setattr(awq_core.equivalence, "exchanged", more)
 
 
 @breaks("mechanism.no-overhead", "folding adds a module")
@@ -252,9 +252,9 @@ def measure(level: str) -> Measured:
     measured = measured_layers(model, calibration, heldout)
     if level == "layer":
         return measured
-    ids = ModelTokens(calibration, calibration, heldout)
-    found = calibrate_model(model, LLAMA, ids, torch.float64, methods=(BLOCK,), elsewhere=False)
-    losses = measure_model_level(model, LLAMA, measured.channels, measured.errors, found, ids, 0, kept=False)
+    layers = LayerFindings.of(measured.channels, measured.errors, (), 0)
+    made, listed = method_pass(model, layers), [FULL, Strategy(METHODS["rtn"], 3)]
+    losses = losses_dataset(listed, made.score(listed, heldout), made, heldout, 0)
     return replace(measured, losses=losses, parameters=model.num_parameters())
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 import awq_core.equivalence
 import awq_core.folding
-from awq_core.equivalence import FoldingCheck, check_folding, powers_of_two
+from awq_core.architectures.block_stream import Blocks
+from awq_core.equivalence import FoldingCheck, check_folding, folded_by_powers_of_two
 from tests.structured_model import LLAMA, structured_model, tokens
+from tests.tiny_architectures import CASES, Case, tiny, token_ids
 
 
 def case(key_value_heads: int = 4, dtype: torch.dtype = torch.float64) -> Any:
@@ -21,16 +23,48 @@ def case(key_value_heads: int = 4, dtype: torch.dtype = torch.float64) -> Any:
 
 
 def checked(model: Any) -> FoldingCheck:
-    return check_folding(model, LLAMA, torch.from_numpy(tokens(4, seed=5)))
+    return check_folding(Blocks(model, LLAMA), torch.from_numpy(tokens(4, seed=5)))
 
 
-@pytest.mark.parametrize(("key_value_heads", "averaged"), [(4, 8), (2, 8)])
-def test_every_fold_has_scales_of_its_own(key_value_heads: int, averaged: int) -> None:
-    drawn = powers_of_two(case(key_value_heads), LLAMA, seed=3)
-    assert len(drawn) == averaged  # four sites of two blocks, o under grouped queries too
-    for entry in drawn:
-        assert set(entry.scales.tolist()) <= {0.25, 0.5, 1.0, 2.0, 4.0}
-        assert len(set(entry.scales.tolist())) > 2
+@pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+def test_a_right_fold_changes_nothing_in_any_architecture(shape: Case) -> None:
+    model, architecture = tiny(shape)
+    blocks = Blocks(model, architecture)
+    check = check_folding(blocks, token_ids(3, 24))
+    # Gemma's norms multiply by 1 + weight, which is rounded, in single precision.
+    assert check.largest_difference < (1e-6 if shape.model_type.startswith("gemma") else 1e-12)
+    assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (0, 0, 0)
+    covered = {*shape.exact, *(("mlp_in",) if shape.model_type == "phi" else ())}  # there one norm feeds both
+    per_block = [len(site.linears) for site in architecture.sites if site.role in covered]
+    assert (check.foldable_linears, check.linears) == (
+        2 * sum(per_block),
+        2 * sum(len(s.linears) for s in architecture.sites),
+    )
+
+
+@pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+def test_every_fold_has_scales_of_its_own(shape: Case) -> None:
+    """Powers of two, other ones for other seeds and blocks; the averaged fold of grouped queries among them."""
+    model, architecture = tiny(shape)
+    (first, again, other, further) = (
+        folded_by_powers_of_two(model, architecture, block, seed) for block, seed in ((0, 3), (0, 3), (0, 4), (1, 3))
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    folds = {*shape.exact, *(("attention_out",) if shape.grouped else ())}
+    for site in architecture.sites:
+        for _, path in site.linears:
+            name = f"{architecture.blocks}.0.{path}.weight"
+            powers = (first[name] / model.get_parameter(name)).log2()
+            torch.testing.assert_close(powers, powers.round(), rtol=0, atol=1e-9)
+            assert (len(powers.unique()) > 2) == (site.role in folds or bool(powers.any())), name
+            if site.role in folds:
+                assert not torch.equal(first[name], other[name])
+                assert not torch.equal(
+                    powers,
+                    (
+                        further[name.replace(".0.", ".1.", 1)] / model.get_parameter(name.replace(".0.", ".1.", 1))
+                    ).log2(),
+                )
 
 
 @pytest.mark.parametrize(("key_value_heads", "foldable"), [(4, 14), (2, 12)])
@@ -42,7 +76,7 @@ def test_a_right_fold_changes_nothing(key_value_heads: int, foldable: int) -> No
     assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (0, 0, 0)
     assert (check.foldable_linears, check.linears) == (foldable, 14)
     assert (check.tokens, check.dtype, check.tolerance) == (128, "float64", 1e-9)
-    assert check.modules_before == len(list(model.modules()))
+    assert check.modules_before == sum(len(list(block.modules())) for block in model.model.layers)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
@@ -82,8 +116,8 @@ def test_a_fold_that_forgets_to_divide_is_noticed(
 
 
 def with_more(add: Any) -> Any:
-    """`applied`, with something added to the model for as long."""
-    real = awq_core.equivalence.applied
+    """`exchanged`, with something added to the model for as long."""
+    real = awq_core.equivalence.exchanged
 
     @contextmanager
     def more(model: Any, parameters: Any) -> Iterator[None]:
@@ -125,7 +159,7 @@ def test_whatever_is_added_is_counted(
 ) -> None:
     """A linear wrapped in a sequence: it and its parameter move, and the sequence stands where it was."""
     model = case()
-    monkeypatch.setattr(awq_core.equivalence, "applied", with_more(add))
+    monkeypatch.setattr(awq_core.equivalence, "exchanged", with_more(add))
     check = checked(model)
     assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (
         modules,
@@ -137,5 +171,5 @@ def test_whatever_is_added_is_counted(
 
 def test_few_tokens_are_checked_of_many() -> None:
     model = case()
-    assert check_folding(model, LLAMA, torch.from_numpy(tokens(100))).tokens == 2048
-    assert check_folding(model, LLAMA, torch.from_numpy(tokens(1, length=50))).tokens == 50
+    assert check_folding(Blocks(model, LLAMA), torch.from_numpy(tokens(100))).tokens == 2048
+    assert check_folding(Blocks(model, LLAMA), torch.from_numpy(tokens(1, length=50))).tokens == 50

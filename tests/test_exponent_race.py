@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.exponent_race import race_exponents
 from awq_core.kept_blocks import Arrays
 from awq_core.layers import LayerSettings, measure_layers
@@ -18,7 +19,6 @@ from awq_core.measured import ALPHAS, BITS, QUANTIZERS, is_judged
 from awq_core.racing import TOLERANCE
 from awq_core.row_errors import LinearRows, rows_looked_at
 from awq_core.second_moment import SecondMoment
-from awq_core.streaming import BlockStream
 from fixtures.measuring import ModelMeasurement
 from fixtures.models.resolve import MODELS_VARIABLE, resolve
 from fixtures.opening import open_source
@@ -40,7 +40,7 @@ def opened(name: str) -> ModelMeasurement:
 
 def measured_with(measurement: ModelMeasurement, settings: LayerSettings) -> xr.Dataset:
     tokens = {"calibration": measurement.tokens.calibration[:16], "heldout": measurement.tokens.heldout[:16]}
-    stream = BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups)
+    stream = BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups)
     return measure_layers(stream, settings)[1]
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(settings: LayerSettings
 
     def measure(kept: InMemory) -> tuple[xr.Dataset, xr.Dataset]:
         return measure_layers(
-            BlockStream(measurement.model(), measurement.architecture, tokens, settings.groups), settings, kept=kept
+            BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups), settings, kept=kept
         )
 
     whole = measure(InMemory())

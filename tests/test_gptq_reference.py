@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from awq_core.block_inputs import BlockInputs
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from awq_core.architecture import architecture_of
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.coded_weights import CodedWeight
 from awq_core.gptq import _propagation, gptq, gptq_codes
+from awq_core.measure.block_inputs import BlockInputs
 from awq_core.output_error import relative_output_error
 from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
 from awq_core.sources import LinearWeights
-from awq_core.streaming import BlockStream
 from fixtures.models.loading import load_model
 from fixtures.models.resolve import resolve
 from fixtures.texts.defaults import choose_texts
@@ -146,9 +146,9 @@ def linears_with_moments(name: str) -> Iterator[tuple[LinearWeights, Tensor]]:
     stream = BlockStream(model, architecture_of(model.config), {"calibration": chosen}, groups=1)
     for block in range(stream.blocks):
         stream.begin(block)
-        inputs = BlockInputs(stream, block, torch.float64)
+        inputs = BlockInputs(stream, block, "calibration", torch.float64)
         for entry in stream.linears(block):
-            yield entry, inputs.second_moments[entry.site]
+            yield entry, inputs.second_moment(entry.site).matrix()
         stream.advance(block)
 
 

@@ -59,7 +59,7 @@ def ever_missed(draw: Draw, looks: tuple[int, ...], alpha: float) -> float:
     return float(missed.mean())
 
 
-REGISTERED = [registered_looks(windows, 2, 1, None).windows for windows in (64, 128)]
+REGISTERED = [registered_looks(windows, 2, None).windows for windows in (64, 128)]
 
 
 @pytest.mark.parametrize("looks", REGISTERED, ids=str)

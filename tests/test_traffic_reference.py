@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 from awq_core import exponent_race
+from awq_core.architectures.block_stream import BlockStream
 from awq_core.measured import TRAFFIC_KINDS, Measured
 from awq_core.moments import MeasurementError
-from awq_core.streaming import BlockStream
 from awq_core.traffic import TrafficSettings, measure_traffic
 from tests import reference_diagnostic as reference
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of

@@ -257,9 +257,9 @@ class hooked:  # noqa: N801 -- used as a context manager, reads as a verb
         self.handle.remove()
 
 
-def in_batches(sequences: Tensor, tokens: int = BATCH_TOKENS) -> Iterable[Tensor]:
-    """Sequences `(n, length, ...)` in parts of about so many tokens."""
-    return sequences.split(max(1, tokens // sequences.shape[1]))
+def in_batches(sequences: Tensor) -> Iterable[Tensor]:
+    """Sequences `(n, length, ...)` in parts of about `BATCH_TOKENS` tokens."""
+    return sequences.split(max(1, BATCH_TOKENS // sequences.shape[1]))
 
 
 def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -182,14 +182,28 @@ def survivors(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray
     others = np.arange(len(means)) != best
     if degrees < FEWEST_DEGREES:
         return np.arange(len(means))
-    distance, safe = means - means[best], np.where(errors > 0, errors, 1.0)
-    z = distance / safe
-    regret = safe * ((degrees + z**2) / (degrees - 1) * stats.t.pdf(z, degrees) - z * stats.t.sf(z, degrees))
-    beyond = stats.t.sf((distance + LARGEST_REGRET * means[best]) / safe, degrees)
-    regret, beyond = np.where(errors > 0, regret, 0.0), np.where(errors > 0, beyond, 0.0)
+    distance = means - means[best]
+    regret = expected_regret(distance, errors, degrees)
+    safe = np.where(errors > 0, errors, 1.0)
+    beyond = np.where(errors > 0, stats.t.sf((distance + LARGEST_REGRET * means[best]) / safe, degrees), 0.0)
     if regret[others].sum() <= REGRET * means[best] and (beyond[others] <= CHANCE).all():
         return np.array([best])
     return np.flatnonzero((regret > REGRET * means[best] / (2 * len(means))) | (beyond > CHANCE / 10) | ~others)
+
+
+def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
+    """What choosing the best so far is expected to lose against each candidate, `(k,)`; see above.
+
+    Args:
+        distance: `(k,)`, how far each is behind the best.
+        errors: `(k,)` standard errors of these distances; 0 where they are known.
+        degrees: of freedom behind these.
+    """
+    safe = np.where(errors > 0, errors, 1.0)
+    z = distance / safe
+    regret = safe * ((degrees + z**2) / (degrees - 1) * stats.t.pdf(z, degrees) - z * stats.t.sf(z, degrees))
+    found: np.ndarray = np.where(errors > 0, regret, 0.0)
+    return found
 
 
 def _samples(cases: int, tokens: int, largest: np.ndarray) -> Iterator[Sample]:

@@ -164,7 +164,7 @@ class _LinearLosses:
         self.rounded = rounded
         self.candidates = rounded.count
         self.cases = max(1, len(inputs))
-        self.size = inputs.square().sum(dim=1).cpu().numpy() if len(inputs) else None
+        self.size = inputs.square().sum(dim=1, dtype=torch.float32).cpu().numpy() if len(inputs) else None
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from awq_core.block_search import FoundScale, replaced_weights
-from awq_core.strategies import applied, folded_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from awq_core.architecture import applicable_folds, architecture_of, linear
-from awq_core.folding import fold_block
+from awq_core.architecture import Fold, applicable_folds, architecture_of, linear
+from awq_core.folding import Parameters, fold_block
+from awq_core.measure.one_pass import exchanged
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,
@@ -52,7 +51,11 @@ def logits(model: Any, seed: int = 0) -> Tensor:
         return model(input_ids=ids, use_cache=False).logits
 
 
-def drawn_scales(model: Any, seed: int, spread: float = 1.0) -> list[FoundScale]:
+Scales = list[tuple[int, Fold, Tensor]]
+"""Block, fold, and its scales."""
+
+
+def drawn_scales(model: Any, seed: int, spread: float = 1.0) -> Scales:
     """Positive scales of a wide range for every fold that applies."""
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -60,8 +63,17 @@ def drawn_scales(model: Any, seed: int, spread: float = 1.0) -> list[FoundScale]
         for fold in applicable_folds(model, LLAMA, block):
             reader = linear(model, f"model.layers.{block}.{LLAMA.site(fold.name).linears[0][1]}")
             scales = torch.randn(reader.in_features, dtype=torch.float64, generator=generator).mul(spread).exp()
-            found.append(FoundScale(block, fold, 0.5, scales, (), ()))
+            found.append((block, fold, scales))
     return found
+
+
+def folded(model: Any, scales: Scales) -> Parameters:
+    """All that changes, of every block."""
+    changed: Parameters = {}
+    for block in range(SHAPE["num_hidden_layers"]):
+        linears, others = fold_block(model, LLAMA, block, [(fold, scale) for at, fold, scale in scales if at == block])
+        changed |= linears | others
+    return changed
 
 
 MODELS = [("qwen2", 4, False), ("qwen2", 2, False), ("llama", 4, False), ("llama", 1, False), ("llama", 4, True)]
@@ -74,10 +86,10 @@ def test_folding_changes_no_logit(kind: str, key_value_heads: int, biases: bool,
     """mechanism.equivalence, in float64; qkv biases (Qwen2) and biases everywhere (the last Llama) included."""
     model = tiny_model(kind, key_value_heads, seed % 1000, biases)
     expected = logits(model, seed)
-    linears, others = folded_parameters(model, LLAMA, drawn_scales(model, seed))
+    changed = folded(model, drawn_scales(model, seed))
     down = "model.layers.0.mlp.down_proj.weight"
-    assert not torch.allclose(linears[down], model.get_parameter(down))
-    with applied(model, linears | others):
+    assert not torch.allclose(changed[down], model.get_parameter(down))
+    with exchanged(model, changed):
         # The model's norms round to single precision inside, where the last bit of a float64 may decide one way or the
         # other: nearly always nothing of it is seen, and never more than a few units of single precision.
         torch.testing.assert_close(logits(model, seed), expected, rtol=2e-6, atol=2e-6)
@@ -89,15 +101,14 @@ def test_leaving_out_the_inverse_would_show(role: str) -> None:
     """Were the operation before not divided, or its bias forgotten, the test above would fail."""
     model = tiny_model("llama", 4, 1, biases=True)
     expected = logits(model)
-    chosen = [entry for entry in drawn_scales(model, 2) if entry.fold.name == role]
-    linears, others = folded_parameters(model, LLAMA, chosen)
-    previous = f"model.layers.0.{chosen[0].fold.previous}"
-    changed = linears | others
+    chosen = [entry for entry in drawn_scales(model, 2) if entry[1].name == role]
+    changed = folded(model, chosen)
+    previous = f"model.layers.0.{chosen[0][1].previous}"
     for name in (f"{previous}.weight", f"{previous}.bias"):
         if name in changed:
             original = dict(model.named_parameters())[name].detach()
             assert not torch.equal(changed[name], original)
-            with applied(model, {**changed, name: original}):
+            with exchanged(model, {**changed, name: original}):
                 assert (logits(model) - expected).abs().max() > 1e-3
 
 
@@ -112,13 +123,14 @@ def test_values_fold_into_the_output_only_where_shapes_are_equal(key_value_heads
 def test_query_key_and_value_biases_stay_and_the_value_s_is_divided() -> None:
     """q, k and v add their bias after the scaled product; only what feeds o divides it."""
     model = tiny_model("qwen2", 4, 0)
-    found = {entry.fold.name: entry for entry in drawn_scales(model, 5) if entry.block == 0}
-    linears, others = fold_block(model, LLAMA, 0, [(e.fold, e.scales) for e in found.values()])
+    drawn = [(fold, scales) for block, fold, scales in drawn_scales(model, 5) if block == 0]
+    linears, others = fold_block(model, LLAMA, 0, drawn)
+    found = {fold.name: scales for fold, scales in drawn}
     prefix = "model.layers.0.self_attn"
     assert f"{prefix}.q_proj.bias" not in others
     assert f"{prefix}.k_proj.bias" not in others
     original = linear(model, f"{prefix}.v_proj")
-    into, out = found["attention_in"].scales, found["attention_out"].scales
+    into, out = found["attention_in"], found["attention_out"]
     torch.testing.assert_close(others[f"{prefix}.v_proj.bias"], original.bias / out)
     torch.testing.assert_close(linears[f"{prefix}.v_proj.weight"], original.weight * into / out[:, None])
 
@@ -139,7 +151,7 @@ def test_without_scales_every_weight_is_returned_as_it_is() -> None:
 def test_a_scale_that_is_not_positive_is_refused(bad: float, place: int) -> None:
     model = tiny_model("llama", 4, 0)
     fold = applicable_folds(model, LLAMA, 0)[place]
-    scales = drawn_scales(model, 0)[place].scales
+    _, _, scales = drawn_scales(model, 0)[place]
     scales[3] = bad
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with pytest.raises(ValueError, match=f"block 0: scales of {fold.name} must be positive and finite"):
@@ -164,13 +176,12 @@ def assert_untouched(model: Any, before: dict[str, tuple[int, Tensor]]) -> None:
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_applied_parameters_are_taken_back(interrupted: bool) -> None:
+def test_exchanged_parameters_are_taken_back(interrupted: bool) -> None:
     model = tiny_model("qwen2", 4, 3)
     before = storages(model)
-    linears, others = folded_parameters(model, LLAMA, drawn_scales(model, 1))
-    changed = linears | others
+    changed = folded(model, drawn_scales(model, 1))
     try:
-        with applied(model, changed):
+        with exchanged(model, changed):
             for name, value in changed.items():
                 assert torch.equal(model.get_parameter(name), value)
                 model.get_parameter(name).data.add_(1.0)  # whatever happens inside stays inside
@@ -181,38 +192,11 @@ def test_applied_parameters_are_taken_back(interrupted: bool) -> None:
     assert_untouched(model, before)
 
 
-def test_applying_to_a_parameter_that_is_not_there_changes_nothing() -> None:
+def test_exchanging_a_parameter_that_is_not_there_changes_nothing() -> None:
     model = tiny_model("qwen2", 2, 3)
     before = storages(model)
     name = "model.layers.0.mlp.down_proj.weight"
     changed = {name: torch.zeros_like(model.get_parameter(name)), "model.layers.9.mlp.down_proj.weight": torch.ones(1)}
-    with pytest.raises(KeyError, match=r"layers\.9"), applied(model, changed):
-        pass
-    assert_untouched(model, before)
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_replaced_weights_are_taken_back(interrupted: bool) -> None:
-    model = tiny_model("llama", 2, 3)
-    before = storages(model)
-    modules = [linear(model, f"model.layers.1.mlp.{name}") for name in ("gate_proj", "up_proj")]
-    replacements = [torch.full_like(module.weight, 0.25) for module in modules]
-    try:
-        with replaced_weights(modules, replacements):
-            for module, replacement in zip(modules, replacements, strict=True):
-                assert torch.equal(module.weight, replacement)
-                module.weight.data.zero_()
-            if interrupted:
-                raise _InterruptedError
-    except _InterruptedError:
-        pass
-    assert_untouched(model, before)
-
-
-def test_too_few_replacements_change_nothing() -> None:
-    model = tiny_model("llama", 2, 3)
-    before = storages(model)
-    modules = [linear(model, f"model.layers.1.mlp.{name}") for name in ("gate_proj", "up_proj")]
-    with pytest.raises(ValueError, match="zip"), replaced_weights(modules, [torch.zeros_like(modules[0].weight)]):
+    with pytest.raises(AttributeError), exchanged(model, changed):
         pass
     assert_untouched(model, before)

@@ -1,0 +1,148 @@
+"""Modules with other weights, from differences alone, against modules that really have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from awq_core.architecture import applicable_folds, linear
+from awq_core.architectures.block_stream import BlockStream
+from awq_core.measure import scale_search
+from awq_core.measure.block_inputs import BlockInputs
+from awq_core.measure.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
+from tests.tiny_architectures import CASES, Case, tiny, token_ids
+
+every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+IN_PLACES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "mixtral", "qwen2_moe")
+"""Model types with three projections and attention that may be replaced."""
+in_places = [shape for shape in CASES if shape.model_type in IN_PLACES]
+
+
+def inspected(shape: Case, block: int = 1) -> Iterator[tuple[nn.Module, list[Any], Any, Any]]:
+    """Every inspected module of a block, the group's linears, and what the module was called with."""
+    model, architecture = tiny(shape)
+    stream = BlockStream(model, architecture, {"": token_ids(6, 24).numpy()}, groups=1)
+    stream.skip(0)
+    stream.begin(block)
+    inputs = BlockInputs(stream, block, "", torch.float64)
+    for fold in applicable_folds(model, architecture, block, grouped=True):
+        if fold.inspected in inputs.calls:
+            paths = [path for site in fold.sites for _, path in architecture.site(site).linears]
+            linears = [linear(model, f"{architecture.blocks}.{block}.{path}") for path in paths]
+            ((args, kwargs),) = inputs.calls[fold.inspected]
+            yield inputs.module.get_submodule(fold.inspected), linears, args, kwargs
+
+
+def differences(linears: list[Any], seed: int = 0) -> list[Tensor]:
+    """A tenth of each weight's size, as the weight is stored."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(m.weight.shape, generator=generator, dtype=m.weight.dtype) * 0.1 * m.weight.std() for m in linears
+    ]
+
+
+@contextmanager
+def added(linears: list[Any], changes: list[Tensor]) -> Iterator[None]:
+    with torch.no_grad():
+        originals = [m.weight.clone() for m in linears]
+        for module, change in zip(linears, changes, strict=True):
+            module.weight += change
+        yield
+        for module, original in zip(linears, originals, strict=True):
+            module.weight.copy_(original)
+
+
+def as_changes(linears: list[Any], changes: list[Tensor]) -> dict[int, Tensor]:
+    """`(in, out)` each; GPT-2 stores its weights so."""
+    return {
+        id(m.weight): change.T if isinstance(m, nn.Linear) else change
+        for m, change in zip(linears, changes, strict=True)
+    }
+
+
+def outputs(module: nn.Module, linears: list[Any], args: Any, kwargs: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The output in full precision, its change under other weights, and the weights' changes."""
+    changes = differences(linears)
+    with torch.no_grad():
+        full = output_of(module(*args, **kwargs))
+        with added(linears, changes):
+            return full, output_of(module(*args, **kwargs)) - full, changes
+
+
+@every_case
+def test_a_module_with_other_weights_gives_what_the_differences_say(shape: Case) -> None:
+    """Attention, MLPs, mixtures of experts and whole blocks."""
+    for module, linears, args, kwargs in inspected(shape):
+        full, expected, changes = outputs(module, linears, args, kwargs)
+        trial = Trial(module, args, kwargs)
+        torch.testing.assert_close(trial.full, full, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(trial.change(as_changes(linears, changes)), expected, rtol=1e-9, atol=1e-9)
+        assert expected.abs().max() > 1e-3
+        nothing = {key: torch.zeros_like(change) for key, change in as_changes(linears, changes).items()}
+        assert not trial.change(nothing).any()  # nothing is left of one trial in the next
+        torch.testing.assert_close(trial.change(as_changes(linears, changes)), expected, rtol=1e-9, atol=1e-9)
+
+
+PLACES = torch.stack(
+    [torch.randperm(24, generator=torch.Generator().manual_seed(s))[:5].sort().values for s in range(6)]
+)
+
+
+@pytest.mark.parametrize("shape", in_places, ids=[shape.name for shape in in_places])
+@pytest.mark.parametrize("block", [0, 1])
+def test_attention_at_some_places_is_the_whole_module_s_output_there(shape: Case, block: int) -> None:
+    """Places of each sequence's own; sliding windows (of one block in gemma3) and shared values included."""
+    module, linears, args, kwargs = next(inspected(shape, block))
+    projections = [id(m.weight) for m in linears]
+    assert len(projections) == 3
+    full, changed, changes = outputs(module, linears, args, kwargs)
+    rows = torch.arange(6)[:, None]
+    trial = AttentionAtPlaces(module, args, kwargs, PLACES, projections)
+    torch.testing.assert_close(trial.full, full[rows, PLACES], rtol=1e-9, atol=1e-9)
+    found = trial.change(as_changes(linears, changes))
+    torch.testing.assert_close(found, changed[rows, PLACES], rtol=1e-9, atol=1e-9)
+    whole = WholeSequences(module, args, kwargs, PLACES)
+    torch.testing.assert_close(whole.change(as_changes(linears, changes)), found, rtol=1e-9, atol=1e-9)
+    assert AttentionAtPlaces.gives(full[rows, PLACES], module, args, kwargs, PLACES, projections)
+    assert not AttentionAtPlaces.gives(full[rows, PLACES] * 1.01, module, args, kwargs, PLACES, projections)
+    assert not AttentionAtPlaces.gives(full, module, args, kwargs, PLACES, projections)
+
+
+@every_case
+def test_the_search_looks_at_places_where_it_can(shape: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[type] = []
+    for name in ("AttentionAtPlaces", "WholeSequences"):
+        kind = getattr(scale_search, name)
+
+        class Watched(kind):  # type: ignore[misc, valid-type]
+            def _output(self, changes: Any, kind: type = kind) -> Tensor:
+                if changes:
+                    used.append(kind)
+                return super()._output(changes)
+
+        monkeypatch.setattr(scale_search, name, Watched)
+    model, architecture = tiny(shape)
+    stream = BlockStream(model, architecture, {"": token_ids(6, 24).numpy()}, groups=1)
+    stream.begin(0)
+    inputs = BlockInputs(stream, 0, "", torch.float64)
+    (fold, *_) = applicable_folds(model, architecture, 0)
+    scale_search.search_group(model, architecture, 0, fold, 3, inputs)
+    if "attention_in" not in fold.sites or fold.inspected not in inputs.calls:
+        assert not used
+    else:
+        assert set(used) == {AttentionAtPlaces if shape in in_places else WholeSequences}
+
+
+def test_differences_are_multiplied_in_half_precision_where_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    for can in (False, True):
+        monkeypatch.setattr("awq_core.measure.trials.multiplies_bfloat16", lambda device, can=can: can)
+        assert brief(values).dtype == (torch.bfloat16 if can else torch.float32)
+        assert brief(values.double()).dtype == torch.float64
+        expected = values.double().square().mean(dim=1)
+        torch.testing.assert_close(mean_square(brief(values)), expected, rtol=0.02 if can else 1e-6, atol=0)
