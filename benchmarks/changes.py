@@ -46,7 +46,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, fl
 
 
 def _rate(record: dict[str, Any]) -> float:
-    found: float = mean(record["rates"]["products"][record["settings"]["arithmetic"]])
+    found: float = mean(record["rates"][record["settings"]["arithmetic"]])
     return found
 
 
@@ -57,9 +57,8 @@ def _seconds(record: dict[str, Any]) -> dict[str, float]:
             record["search"]["official_gathering"] + record["search"]["official_searching"]
         )
         found["search: the suite's"] = record["search"]["gathering"] + record["search"]["searching"]
-    for name, key in (("estimated", "estimated_seconds"), ("measured", "measured_seconds")):
-        if record["whole"][key] is not None:
-            found[f"whole: {name}"] = record["whole"][key]
+    if record["whole"]:
+        found["whole"] = sum(record["whole"].values())
     return found
 
 

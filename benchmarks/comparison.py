@@ -1,15 +1,18 @@
-"""The suite's block-level search against the official one, replayed, in one run: seconds, choices, errors."""
+"""The suite's block-level search against the official one, replayed, in one run: seconds, choices, regrets."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
-from awq_core.calibrated import BLOCK, calibrate
 
-from awq_core.architecture import Architecture
+from awq_core.architecture import applicable_folds
+from awq_core.architectures.block_stream import Blocks, BlockStream
+from awq_core.measure.block_inputs import BlockInputs
+from awq_core.measure.scale_search import OFFICIAL_ALPHAS, FoundScale, search_group
 from benchmarks import official_search
 from benchmarks.clock import Clock
 from benchmarks.probes import Probes
@@ -18,42 +21,59 @@ GATHERING, SEARCHING = "gathering", "searching"
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Both searches of one group at one precision.
+
+    Attributes:
+        block: index of the block.
+        group: the inspected module.
+        bits: precision.
+        official: exponent that trying everything finds.
+        suite: the suite's.
+        regret: by how much the suite's choice is worse, as a share of the least loss, by the official losses.
+        tried: of all pairs of exponents and tokens, the share that the suite's search tried.
+    """
+
+    block: int
+    group: str
+    bits: int
+    official: float
+    suite: float
+    regret: float
+    tried: float
+
+
+@dataclass(frozen=True)
 class SearchComparison:
-    """Both searches of the same blocks, tokens and precision; seconds are those of all blocks.
+    """Both searches of the same blocks and tokens; seconds are those of all blocks and precisions.
 
     Attributes:
         blocks: searched.
         tokens: they were searched on.
-        bits: precision.
         official_gathering: seconds to record inputs and outputs.
         official_searching: seconds to search.
-        gathering: seconds to run the blocks and gather second moments.
+        gathering: seconds to run the blocks and keep what reaches them.
         searching: seconds to search.
-        groups: searched, over all blocks.
-        same_exponents: groups for which both chose the same exponent.
-        official_error: squared relative error of a block's output under the official choices, mean over blocks.
-        error: under the suite's.
+        choices: of every group at every precision.
     """
 
     blocks: int
     tokens: int
-    bits: int
     official_gathering: float
     official_searching: float
     gathering: float
     searching: float
-    groups: int
-    same_exponents: int
-    official_error: float
-    error: float
+    choices: list[Choice]
 
     def ratios(self) -> dict[str, float]:
-        """Official over the suite's: larger is better for the suite."""
+        """Official over the suite's seconds, larger is better for the suite; regrets, smaller is."""
         official, own = self.official_gathering + self.official_searching, self.gathering + self.searching
+        regrets = [choice.regret for choice in self.choices]
         return {
             "search": official / own,
             "search-alone": self.official_searching / self.searching,
-            "search-error": self.official_error / self.error,
+            "regret": mean(regrets),
+            "regret-worst": max(regrets),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,47 +82,54 @@ class SearchComparison:
 
 
 def compare_searches(
-    model: Any, architecture: Architecture, ids: np.ndarray, bits: int, arithmetic: torch.dtype, clock: Clock
+    blocks: Blocks, ids: np.ndarray, bits: tuple[int, ...], arithmetic: torch.dtype, clock: Clock
 ) -> SearchComparison:
     """Search every block both ways.
 
     Args:
-        model: of a type that the official replay knows; the same afterwards.
-        architecture: its row of the table.
+        blocks: of a model of a type that the official replay knows.
         ids: calibration tokens `[sequences, length]`.
-        bits: precision.
-        arithmetic: dtype of the suite's second moments.
+        bits: precisions.
+        arithmetic: dtype of the suite's second moments, of which this search needs none.
         clock: which seconds.
     """
-    own = Probes(clock)
-    places = {"awq_core.calibrated:Calibrated.timed": lambda *_: SEARCHING}
-    with own.installed({}, places), own.part(GATHERING):
-        found = calibrate(model, architecture, ids, (bits,), (BLOCK,), arithmetic=arithmetic).scales[BLOCK, bits]
-    if own.missing:
-        raise RuntimeError(f"the suite's search cannot be timed: {own.missing[0]} is not there any more")
-    suite: list[official_search.Choices] = [{} for _ in range(1 + max(entry.block for entry in found))]
-    for entry in found:
-        suite[entry.block][entry.fold.inspected] = entry.alpha, entry.scales
-    official = Probes(clock)
-    same, errors = 0, []
-    for recorded, choices in zip(official_search.recorded_blocks(model, ids), suite, strict=True):
-        with official.part(GATHERING):
-            recorded.record()
-        with official.part(SEARCHING):
-            published = official_search.search(recorded, bits)
-        same += sum(published[path][0] == alpha for path, (alpha, _) in choices.items())
-        errors.append([official_search.block_error(recorded, c, bits) for c in (published, choices)])
-    published_error, own_error = np.mean(errors, axis=0)
+    own, official = Probes(clock), Probes(clock)
+    choices: list[Choice] = []
+    with own.part(GATHERING):
+        stream = BlockStream(blocks, blocks.architecture, {"": ids}, groups=1)
+    with official.part(GATHERING):
+        replay = official_search.Replay(blocks.model, ids)
+    for block in range(len(blocks)):
+        with blocks.open(block) as module:
+            with official.part(GATHERING):
+                recorded = replay.record(module)
+            with own.part(GATHERING):
+                stream.begin(block)
+                inputs = BlockInputs(stream, block, "", arithmetic)
+            for precision in bits:
+                with own.part(SEARCHING):
+                    found = [
+                        search_group(blocks.model, blocks.architecture, block, fold, precision, inputs)
+                        for fold in applicable_folds(blocks.model, blocks.architecture, block)
+                    ]
+                with official.part(SEARCHING):
+                    published = official_search.search(recorded, precision)
+                choices += [_choice(entry, precision, published[entry.fold.inspected]) for entry in found]
+            stream.advance(block)
     return SearchComparison(
-        len(suite),
+        len(blocks),
         ids.size,
-        bits,
         official.seconds[GATHERING],
         official.seconds[SEARCHING],
         own.seconds[GATHERING],
         own.seconds[SEARCHING],
-        len(found),
-        same,
-        float(published_error),
-        float(own_error),
+        choices,
     )
+
+
+def _choice(found: FoundScale, bits: int, published: official_search.Searched) -> Choice:
+    losses = published.losses
+    chosen, least = losses[OFFICIAL_ALPHAS.index(found.alpha)], min(losses)
+    regret = 0.0 if chosen == least else (chosen - least) / least
+    tried = mean(found.tried)
+    return Choice(found.block, found.fold.inspected, bits, published.alpha, found.alpha, regret, tried)

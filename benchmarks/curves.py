@@ -3,8 +3,8 @@
     python -m benchmarks.curves measure curves.json --clock processor
     python -m benchmarks.curves draw curves.json docs/images
 
-Each point is a fresh model of random weights and its random tokens: gathering second moments, the suite's block search
-and the official one, replayed, at 3 bits.
+Each point is a fresh model of random weights and its random tokens: gathering what reaches its blocks, the suite's
+block search and the official one, replayed, at 3 bits.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from awq_core.architecture import architecture_of
+from awq_core.architectures.block_stream import Blocks
 from benchmarks.clock import Clock
 from benchmarks.comparison import compare_searches
 from benchmarks.curve_figure import draw
@@ -61,7 +62,7 @@ def measure_point(point: Point, clock: Clock) -> dict[str, float]:
     """
     model = random_model(scaled(point.width, point.blocks))
     ids = np.random.default_rng(0).integers(0, 1024, (point.tokens // LENGTH, LENGTH))
-    found = compare_searches(model, architecture_of("qwen2"), ids, BITS_SEARCHED, ARITHMETIC, clock)
+    found = compare_searches(Blocks(model, architecture_of("qwen2")), ids, (BITS_SEARCHED,), ARITHMETIC, clock)
     return {
         "official": found.official_gathering + found.official_searching,
         "suite": found.gathering + found.searching,

@@ -3,7 +3,8 @@
 For each group of linears that read one input and each alpha = 0, 0.05 ... 0.95: `s = clamp(x^alpha, 1e-4) / sqrt(max s
 * min s)` with `x` the mean magnitude of each channel; the group's weights become `Q(W s) / s`; the inspected module
 (attention for q, k, v; the MLP for gate and up; the linear itself for o and down) runs on all calibration tokens; the
-loss is the mean squared change of its output. Nothing of `awq_core`'s search is used, only its quantizer.
+loss is the mean squared change of its output. All in plain single precision at least; nothing of `awq_core`'s search is
+used, only its quantizer.
 
 What llm-awq does beside that is left out, in its favour: it copies the block's weights back at every grid point and
 runs all tokens at once, where here they run in chunks.
@@ -12,8 +13,9 @@ runs all tokens at once, where here they run in chunks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,114 +36,97 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 CHUNK_TOKENS = 4096
 
-Choices = dict[str, tuple[float, Tensor]]
-"""By inspected module, the exponent and the scales `(width,)` of a block's groups."""
+Call = tuple[tuple[Any, ...], dict[str, Any], Tensor]
+"""Positional and keyword arguments of a module, and what it gave."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class RecordedBlock:
-    """What reaches a block and the modules in it on the calibration tokens, in full precision.
+    """What reaches the inspected modules of a block on the calibration tokens, in full precision.
 
     Attributes:
-        block: the block itself.
-        arguments: what it is called with beside hidden states, the same for every chunk.
-        hidden: its inputs, chunk by chunk.
-        outputs: its outputs.
-        calls: by inspected module, its calls and what they gave.
+        block: the block, in single precision at least.
+        calls: by inspected module.
         magnitudes: by inspected module, the mean over tokens of abs(x) at its group's input, `(width,)`.
     """
 
     block: nn.Module
-    arguments: dict[str, Any]
-    hidden: list[Tensor]
-    outputs: list[Tensor] = field(default_factory=list)
-    calls: dict[str, list[tuple[tuple[Any, ...], dict[str, Any], Tensor]]] = field(default_factory=dict)
-    magnitudes: dict[str, Tensor] = field(default_factory=dict)
-
-    def record(self) -> None:
-        """One pass over the block; keeps the inputs and outputs of every inspected module."""
-        totals: dict[str, Tensor] = {}
-        handles = []
-        for path, linears in applicable_groups(self.block):
-            self.calls[path] = []
-            handles.append(
-                self.block.get_submodule(path).register_forward_hook(
-                    lambda _, args, kwargs, output, path=path: self.calls[path].append((args, kwargs, _first(output))),
-                    with_kwargs=True,
-                )
-            )
-            handles.append(
-                self.block.get_submodule(linears[0]).register_forward_pre_hook(
-                    lambda _, args, path=path: totals.update(
-                        {path: totals.get(path, 0) + args[0].flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)}
-                    )
-                )
-            )
-        try:
-            with torch.no_grad():
-                self.outputs = [_first(self.block(hidden, **self.arguments)) for hidden in self.hidden]
-        finally:
-            for handle in handles:
-                handle.remove()
-        tokens = sum(hidden.shape[0] * hidden.shape[1] for hidden in self.hidden)
-        self.magnitudes = {path: total / tokens for path, total in totals.items()}
+    calls: dict[str, list[Call]]
+    magnitudes: dict[str, Tensor]
 
 
-def recorded_blocks(model: Any, ids: np.ndarray) -> Iterator[RecordedBlock]:
-    """Every block with its inputs, in order; each is to be recorded before the next is asked for.
+@dataclass(frozen=True)
+class Searched:
+    """One group at one precision: every exponent's loss on all tokens, the exponent with the least, its scales."""
+
+    losses: tuple[float, ...]
+    alpha: float
+    scales: Tensor
+
+
+class Replay:
+    """The calibration tokens on their way through the blocks, which are recorded in order.
 
     Args:
-        model: of a type that `GROUPS` describes, in evaluation mode.
+        model: of a type that `GROUPS` describes, in evaluation mode; its blocks may be elsewhere.
         ids: calibration tokens `[sequences, length]`.
     """
-    device = model.get_input_embeddings().weight.device
-    chunks = torch.as_tensor(ids, device=device).split(max(1, CHUNK_TOKENS // ids.shape[1]))
-    arguments: dict[str, Any] = {}
-    handle = model.model.layers[0].register_forward_pre_hook(
-        lambda _, args, kwargs: arguments.update(kwargs), with_kwargs=True
-    )
-    with torch.no_grad():
-        model.model(input_ids=chunks[0][:1], use_cache=False)
-        handle.remove()
-        hidden = [model.get_input_embeddings()(chunk) for chunk in chunks]
-    for block in model.model.layers:
-        recorded = RecordedBlock(block, arguments, hidden)
-        yield recorded
-        hidden = recorded.outputs
+
+    def __init__(self, model: Any, ids: np.ndarray) -> None:
+        embeddings = model.get_input_embeddings()
+        chunks = torch.as_tensor(ids, device=embeddings.weight.device).split(max(1, CHUNK_TOKENS // ids.shape[1]))
+        self._arguments: dict[str, Any] = {}
+        handle = model.model.layers[0].register_forward_pre_hook(self._stop, with_kwargs=True)
+        with torch.no_grad():
+            with suppress(_Reached):
+                model.model(input_ids=chunks[0][:1], use_cache=False)
+            handle.remove()
+            self._hidden = [_raised(embeddings(chunk)) for chunk in chunks]
+
+    def _stop(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
+        self._arguments = {name: _raised(value) for name, value in kwargs.items() if name != "hidden_states"}
+        raise _Reached
+
+    def record(self, block: nn.Module) -> RecordedBlock:
+        """One pass over the next block; keeps the inputs and outputs of every inspected module."""
+        if next(block.parameters()).dtype in (torch.bfloat16, torch.float16):
+            block = deepcopy(block).float()
+        calls: dict[str, list[Call]] = {}
+        totals: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for path, linears in applicable_groups(block):
+                calls[path], totals[path] = [], torch.tensor(0.0)
+                handle = block.get_submodule(path).register_forward_hook(
+                    lambda _, args, kwargs, output, path=path: calls[path].append((args, kwargs, _first(output))),
+                    with_kwargs=True,
+                )
+                stack.callback(handle.remove)
+                handle = block.get_submodule(linears[0]).register_forward_pre_hook(
+                    lambda _, args, path=path: totals.update(
+                        {path: totals[path] + args[0].flatten(0, -2).abs().sum(dim=0, dtype=torch.float64)}
+                    )
+                )
+                stack.callback(handle.remove)
+            with torch.no_grad():
+                tokens = sum(hidden.shape[0] * hidden.shape[1] for hidden in self._hidden)
+                self._hidden = [_first(block(hidden, **self._arguments)) for hidden in self._hidden]
+        return RecordedBlock(block, calls, {path: total / tokens for path, total in totals.items()})
 
 
-def search(recorded: RecordedBlock, bits: int) -> Choices:
-    """The official search of one recorded block."""
-    found: Choices = {}
+def search(recorded: RecordedBlock, bits: int) -> dict[str, Searched]:
+    """The official search of one recorded block, by inspected module."""
+    found = {}
     for path, linears in applicable_groups(recorded.block):
         inspected = recorded.block.get_submodule(path)
         modules: list[Any] = [recorded.block.get_submodule(name) for name in linears]
-        least = float("inf")
-        for alpha in ALPHAS:
-            scales = official_scales(recorded.magnitudes[path].to(modules[0].weight), alpha)
+        candidates = [official_scales(recorded.magnitudes[path].to(modules[0].weight), alpha) for alpha in ALPHAS]
+        losses = []
+        for scales in candidates:
             with exchanged(modules, [rounded(module.weight.detach(), scales, bits) for module in modules]):
-                loss = _loss(inspected, recorded.calls[path])
-            if loss < least:
-                least, found[path] = loss, (alpha, scales)
+                losses.append(_loss(inspected, recorded.calls[path]))
+        least = min(range(len(ALPHAS)), key=losses.__getitem__)
+        found[path] = Searched(tuple(losses), ALPHAS[least], candidates[least])
     return found
-
-
-def block_error(recorded: RecordedBlock, choices: Choices, bits: int) -> float:
-    """Squared relative change of a block's output with all its linears rounded, those of groups under their scales."""
-    paths = [path for _, linears in GROUPS for path in linears]
-    scales = {path: choices[name][1] for name, linears in GROUPS if name in choices for path in linears}
-    modules: list[Any] = [recorded.block.get_submodule(path) for path in paths]
-    weights = []
-    for path, module in zip(paths, modules, strict=True):
-        weight = module.weight.detach()
-        weights.append(rounded(weight, scales.get(path, torch.ones_like(weight[0])).to(weight), bits))
-    changed, power = 0.0, 0.0
-    with exchanged(modules, weights), torch.no_grad():
-        for hidden, output in zip(recorded.hidden, recorded.outputs, strict=True):
-            other = _first(recorded.block(hidden, **recorded.arguments))
-            changed += float((other - output).square().sum(dtype=torch.float64))
-            power += float(output.square().sum(dtype=torch.float64))
-    return changed / power
 
 
 def applicable_groups(block: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
@@ -175,7 +160,7 @@ def exchanged(modules: list[Any], weights: list[Tensor]) -> Iterator[None]:
             module.weight.data = original
 
 
-def _loss(inspected: nn.Module, calls: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]]) -> float:
+def _loss(inspected: nn.Module, calls: list[Call]) -> float:
     summed, count = 0.0, 0
     for args, kwargs, expected in calls:
         with torch.no_grad():
@@ -187,3 +172,15 @@ def _loss(inspected: nn.Module, calls: list[tuple[tuple[Any, ...], dict[str, Any
 
 def _first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
+
+
+def _raised(value: Any) -> Any:
+    """In single precision at least."""
+    if isinstance(value, tuple):
+        return tuple(map(_raised, value))
+    short = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if short else value
+
+
+class _Reached(Exception):  # noqa: N818 -- a signal, not an error
+    """Stops the model's forward pass once the first block's arguments are known."""

@@ -1,6 +1,7 @@
 """Timing functions of the suite from outside: the suite is run as it is, and every second is counted once.
 
-A probe counts the seconds of a function less those of the probed functions that it calls.
+A probe counts the seconds of a function, and the matrix products made in it, less those of the probed functions that it
+calls.
 """
 
 from __future__ import annotations
@@ -10,31 +11,33 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
 
 from benchmarks.clock import Clock
+from benchmarks.operations import CountedProducts
+
+Part = str | Callable[..., str]
+"""A part's name, or what makes it of the function's arguments."""
 
 
 @dataclass
 class Probes:
-    """Seconds by part.
+    """Seconds and products by part.
 
     Attributes:
         clock: which seconds.
         seconds: by part, without those of probed functions called inside.
-        calls: by part.
+        products: by part, operations of the matrix products made in it, by dtype.
         missing: places that are not in the suite any more; what they stood for counts for whatever called it.
-        products: by part, operations of the matrix products that were counted in it, by dtype.
     """
 
     clock: Clock
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    calls: Counter[str] = field(default_factory=Counter)
-    missing: list[str] = field(default_factory=list)
     products: defaultdict[str, Counter[torch.dtype]] = field(default_factory=lambda: defaultdict(Counter))
+    missing: list[str] = field(default_factory=list)
     _inner: list[float] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
 
@@ -50,73 +53,41 @@ class Probes:
             spent = self.clock.now() - began
             self._open.pop()
             self.seconds[name] += spent - self._inner.pop()
-            self.calls[name] += 1
             if self._inner:
                 self._inner[-1] += spent
 
     @contextmanager
-    def installed(
-        self,
-        places: Mapping[str, str],
-        managers: Mapping[str, Callable[..., str]],
-        counted: Mapping[str, Callable[..., tuple[torch.dtype, int]]] | None = None,
-    ) -> Iterator[None]:
+    def installed(self, places: Mapping[str, Part]) -> Iterator[None]:
         """Probe functions for a while; they are as before afterwards.
 
         Args:
-            places: by `module:name` or `module:class.name`, the part for which the function's seconds count.
-            managers: the same for functions that give a context manager; what happens inside it counts for the part
-                that is made of their arguments.
-            counted: by function, from its arguments to the dtype and the operations of its matrix products, which are
-                counted for the part that it is called in.
+            places: by `module:name` or `module:class.name`, the part for which the function counts.
         """
         originals: list[tuple[Any, str, Any]] = []
-
-        def exchange(place: str, probed: Callable[[Any], Any]) -> None:
-            owner, attribute = _owner(place)
-            function = getattr(owner, attribute, None)
-            if function is None:
-                self.missing.append(place)
-                return
-            originals.append((owner, attribute, function))
-            setattr(owner, attribute, probed(function))
-
         try:
-            for place, name in places.items():
-                exchange(place, partial(self._function, name))
-            for place, naming in managers.items():
-                exchange(place, partial(self._manager, naming))
-            for place, operations in (counted or {}).items():
-                exchange(place, partial(self._counted, operations))
-            yield
+            for place, part in places.items():
+                owner, attribute = _owner(place)
+                function = getattr(owner, attribute, None)
+                if function is None:
+                    self.missing.append(place)
+                    continue
+                originals.append((owner, attribute, function))
+                setattr(owner, attribute, self._timed(part, function))
+            with CountedProducts(self._count):
+                yield
         finally:
             for owner, attribute, function in reversed(originals):
                 setattr(owner, attribute, function)
 
-    def _function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _count(self, dtype: torch.dtype, operations: int) -> None:
+        if self._open:
+            self.products[self._open[-1]][dtype] += operations
+
+    def _timed(self, part: Part, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
+            with self.part(part if isinstance(part, str) else part(*args, **kwargs)):
                 return function(*args, **kwargs)
-
-        return timed
-
-    def _counted(
-        self, operations: Callable[..., tuple[torch.dtype, int]], function: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        @wraps(function)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            dtype, count = operations(*args, **kwargs)
-            self.products[self._open[-1]][dtype] += count
-            return function(*args, **kwargs)
-
-        return counted
-
-    def _manager(self, naming: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
-        @contextmanager
-        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with self.part(naming(*args, **kwargs)), function(*args, **kwargs) as given:
-                yield given
 
         return timed
 

@@ -1,4 +1,4 @@
-"""What this machine can do: matrix products a second at a model's own shapes, and bytes a second.
+"""What this machine can do: matrix products a second at a model's own shapes.
 
 A stage's share of the product rate compares it with nothing but large matrix products of the same shapes and dtype,
 one after another, on the same threads.
@@ -13,32 +13,31 @@ import torch
 
 from awq_core.products import product_with_rows
 from benchmarks.clock import Clock
-from benchmarks.model_shape import ModelShape
 
 MOST_OPERATIONS = {"cpu": 4e9, "cuda": 4e11}
 """Of one product that is timed, by type of device: rows are left out beyond that."""
 REPEATS = 5
-COPIED_BYTES = 256 * 2**20
 
 
 def product_rates(
-    shape: ModelShape, dtypes: Iterable[torch.dtype], device: torch.device, clock: Clock
+    linears: Iterable[tuple[int, int]], dtypes: Iterable[torch.dtype], device: torch.device, clock: Clock
 ) -> dict[torch.dtype, float]:
     """Operations a second of `(out, in) @ (in, in)` over a block's linears, by dtype: each product's median of several.
 
     Args:
-        shape: whose linears.
+        linears: `(out, in)` of each.
         dtypes: to measure.
         device: where.
         clock: which seconds.
     """
-    return {dtype: _rate(shape, dtype, device, clock) for dtype in dtypes}
+    shapes = sorted(set(linears))
+    return {dtype: _rate(shapes, dtype, device, clock) for dtype in dtypes}
 
 
-def _rate(shape: ModelShape, dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
+def _rate(shapes: list[tuple[int, int]], dtype: torch.dtype, device: torch.device, clock: Clock) -> float:
     operations, seconds = 0.0, 0.0
     most = MOST_OPERATIONS.get(device.type, MOST_OPERATIONS["cpu"])
-    for out, width in sorted({(linear.out, linear.width) for linear in shape.linears}):
+    for out, width in shapes:
         whole = 2 * out * width * width
         rows = max(1, min(out, int(most / (2 * width * width))))
         left = torch.full((rows, width), 0.5, dtype=dtype, device=device)
@@ -47,13 +46,6 @@ def _rate(shape: ModelShape, dtype: torch.dtype, device: torch.device, clock: Cl
         operations += whole
         seconds += median * out / rows
     return operations / seconds
-
-
-def copy_rate(device: torch.device, clock: Clock) -> float:
-    """Bytes a second that pass between memory and processor while a large tensor is copied, read and written both."""
-    source = torch.zeros(COPIED_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-    return 2 * COPIED_BYTES / _median(lambda: target.copy_(source), clock)
 
 
 def _median(step: Callable[[], object], clock: Clock) -> float:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from benchmarks.comparison import SearchComparison
-from benchmarks.operations import Work
-from benchmarks.stages import Stage, times_in_whole
+from benchmarks.stages import Stage
 from fixtures.models.device import dtype_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a field changes its name or its meaning."""
 
 Rates = dict[torch.dtype, list[float]]
@@ -36,7 +35,6 @@ def record(
     conditions: Conditions,
     stages: Sequence[Stage],
     rates: Rates,
-    copies: Sequence[float],
     search: SearchComparison | None,
     whole: dict[str, float],
     missing: Sequence[str],
@@ -47,61 +45,46 @@ def record(
         conditions: of the run.
         stages: as measured.
         rates: of matrix products.
-        copies: bytes a second, before and after.
         search: the comparison with the official search, or None.
         whole: seconds of a whole measurement by stage of `fixtures.measuring`; empty where none was made.
         missing: parts that could not be told apart.
     """
-    blocks, measured = conditions.model["blocks"], conditions.model["blocks_measured"]
-    rows = [_row(stage, rates, copies, times_in_whole(stage, blocks, measured)) for stage in stages]
+    rows = [_row(stage, rates) for stage in stages]
     ratios = dict(search.ratios()) if search is not None else {}
     ratios |= {f"share:{row['run']}:{row['stage']}": row["share"] for row in rows if row["share"] is not None}
     return {
         "schema": SCHEMA_VERSION,
         "generated": datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(conditions),
-        "rates": {
-            "products": {dtype_name(dtype): found for dtype, found in rates.items()},
-            "copy": list(copies),
-        },
+        "rates": {dtype_name(dtype): found for dtype, found in rates.items()},
         "stages": rows,
-        "whole": {
-            "estimated_seconds": sum(row["seconds"] * row["times_in_whole"] for row in rows) if rows else None,
-            "measured_seconds": sum(whole.values()) if whole else None,
-            "measured_stages": whole,
-        },
+        "whole": whole,
         "search": None if search is None else search.as_dict(),
         "ratios": ratios,
         "missing": list(missing),
     }
 
 
-def _row(stage: Stage, rates: Rates, copies: Sequence[float], times: float) -> dict[str, Any]:
-    work = stage.work
+def _row(stage: Stage, rates: Rates) -> dict[str, Any]:
     return {
         "run": stage.run,
         "stage": stage.name,
         "seconds": stage.seconds,
-        "operations": None if work is None else work.operations,
-        "definition": stage.definition,
-        "bytes": None if work is None else work.traffic,
-        "operations_per_second": None if work is None else work.operations / stage.seconds,
-        "share": share(work, stage.seconds, rates),
-        "traffic_share": None if work is None else work.traffic / mean(copies) / stage.seconds,
-        "times_in_whole": times,
+        "operations": stage.operations,
+        "share": share(stage, rates),
         "peak_memory": stage.peak,
     }
 
 
-def share(work: Work | None, seconds: float, rates: Rates) -> float | None:
-    """Seconds that the work's products take at the measured rates, over the seconds that the stage took."""
-    if work is None or not work.operations:
+def share(stage: Stage, rates: Rates) -> float | None:
+    """Seconds that a stage's products take at the measured rates, over the seconds that it took; None without any."""
+    if not stage.operations:
         return None
-    return sum(count / mean(rates[dtype]) for dtype, count in work.products.items()) / seconds
+    return sum(count / mean(rates[dtype]) for dtype, count in stage.products.items()) / stage.seconds
 
 
 def judge_limits(found: dict[str, float], limits: Sequence[str]) -> list[dict[str, Any]]:
-    """Every `NAME=VALUE` against the ratio of that name, which must be at least the value.
+    """Every `NAME=VALUE` against the ratio of that name: a regret may be at most the value, others at least.
 
     Args:
         found: ratios by name.
@@ -112,8 +95,11 @@ def judge_limits(found: dict[str, float], limits: Sequence[str]) -> list[dict[st
     """
     judged = []
     for limit in limits:
-        name, separator, value = limit.rpartition("=")
+        name, separator, given = limit.rpartition("=")
         if not separator or name not in found:
             raise ValueError(f"--limit {limit!r}: no such ratio; there are {', '.join(found)} (give NAME=VALUE)")
-        judged.append({"ratio": name, "at_least": float(value), "found": found[name]})
+        value, most = float(given), name.startswith("regret")
+        reached = found[name] <= value if most else found[name] >= value
+        bound = "at most" if most else "at least"
+        judged.append({"ratio": name, "bound": bound, "limit": value, "found": found[name], "reached": reached})
     return judged

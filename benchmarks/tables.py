@@ -22,44 +22,47 @@ def print_record(record: dict[str, Any], console: Console) -> None:
         f"{machine['device']} ({machine['processor']}), {machine['threads']} of {machine['cores']} threads, "
         f"load {' to '.join(map(str, record['load']))}, {settings['clock']} seconds"
     )
-    rates = ", ".join(f"{name} {mean(found) / 1e9:.0f}" for name, found in record["rates"]["products"].items())
-    console.print(
-        f"matrix products, 10^9 operations a second: {rates}; copy {mean(record['rates']['copy']) / 1e9:.1f} GB/s"
-    )
+    rates = ", ".join(f"{name} {mean(found) / 1e9:.0f}" for name, found in record["rates"].items())
+    console.print(f"matrix products, 10^9 operations a second: {rates}")
     if record["stages"]:
         console.print(stages_table(record))
     if record["search"] is not None:
+        console.print(choices_table(record["search"]))
         console.print(search_sentence(record["search"], record["ratios"]))
-    whole = record["whole"]
-    if whole["estimated_seconds"] is not None:
-        console.print(f"a whole measurement, from these stages: about {time_in_words(whole['estimated_seconds'])}")
-    if whole["measured_seconds"] is not None:
-        console.print(f"a whole measurement, measured: {time_in_words(whole['measured_seconds'])}")
+    if record["whole"]:
+        console.print(f"a whole measurement: {time_in_words(sum(record['whole'].values()))}")
     for place in record["missing"]:
         console.print(f"not told apart: {place} is not in the suite any more (benchmarks/stages.py)")
 
 
 def stages_table(record: dict[str, Any]) -> Table:
     """One row a stage."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run")
-    table.add_column("stage")
-    for column in ("seconds", "10^9 op", "of", "10^9 op/s", "share", "traffic", "memory", "in whole"):
-        table.add_column(column, justify="right")
-    whole = record["whole"]["estimated_seconds"]
+    table = _table("run", "stage", right=("seconds", "10^9 op", "10^9 op/s", "share", "memory"))
     for row in record["stages"]:
-        memory = row["peak_memory"].get("gpu", row["peak_memory"]["process"])
+        products = row["operations"] / 1e9
         table.add_row(
             row["run"],
             row["stage"],
             f"{row['seconds']:.2f}",
-            *(
-                "" if row[key] is None else f"{row[key] / 1e9:.1f}"
-                for key in ("operations", "definition", "operations_per_second")
-            ),
-            *("" if row[key] is None else f"{100 * row[key]:.1f}%" for key in ("share", "traffic_share")),
-            bytes_in_words(memory),
-            f"{100 * row['seconds'] * row['times_in_whole'] / whole:.0f}%",
+            *((f"{products:.1f}", f"{products / row['seconds']:.1f}") if products else ("", "")),
+            "" if row["share"] is None else f"{100 * row['share']:.1f}%",
+            bytes_in_words(row["peak_memory"].get("gpu", row["peak_memory"]["process"])),
+        )
+    return table
+
+
+def choices_table(search: dict[str, Any]) -> Table:
+    """One row for each group and precision."""
+    table = _table("block", "group", right=("bits", "official", "suite", "regret", "tried"))
+    for choice in search["choices"]:
+        table.add_row(
+            str(choice["block"]),
+            choice["group"],
+            str(choice["bits"]),
+            f"{choice['official']:.2f}",
+            f"{choice['suite']:.2f}",
+            f"{choice['regret']:.2e}",
+            f"{100 * choice['tried']:.1f}%",
         )
     return table
 
@@ -68,9 +71,19 @@ def search_sentence(search: dict[str, Any], ratios: dict[str, float]) -> str:
     """What the comparison of the searches found."""
     official = search["official_gathering"] + search["official_searching"]
     own = search["gathering"] + search["searching"]
+    same = sum(choice["official"] == choice["suite"] for choice in search["choices"])
     return (
-        f"block search, {search['blocks']} blocks, {search['tokens']} tokens, {search['bits']} bits: official replay "
-        f"{official:.2f} s, the suite's {own:.2f} s ({ratios['search']:.2f} times as fast; without gathering "
-        f"{ratios['search-alone']:.2f}); the same exponent in {search['same_exponents']} of {search['groups']} groups, "
-        f"block output error {search['official_error']:.6f} and {search['error']:.6f}"
+        f"block search, {search['blocks']} blocks, {search['tokens']} tokens: official replay {official:.2f} s, the "
+        f"suite's {own:.2f} s ({ratios['search']:.2f} times as fast; without gathering {ratios['search-alone']:.2f}); "
+        f"the same exponent in {same} of {len(search['choices'])} cases, regret {ratios['regret']:.2e} on average, "
+        f"{ratios['regret-worst']:.2e} at worst"
     )
+
+
+def _table(*left: str, right: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in left:
+        table.add_column(column)
+    for column in right:
+        table.add_column(column, justify="right")
+    return table

@@ -81,6 +81,7 @@ class Suite:
         self.pytester = pytester
         self.material = material
         self.output = pytester.path / "out"
+        self.plugins: list[object] = []  # of every session
 
     def run(
         self,
@@ -106,6 +107,7 @@ class Suite:
             *("-p", "no:hypothesispytest"),
             *map(str, options),
             no_reraise_ctrlc=True,
+            plugins=self.plugins,
         )
 
 

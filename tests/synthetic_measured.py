@@ -50,9 +50,12 @@ STRATEGY_COST = {
 RECORDS = {
     "search": "{}",
     "cost": json.dumps(
-        {method: {"seconds": 2.0, "operations": 10**9} for method in ("awq-block", "awq-block-clip", "gptq")}
+        {
+            f"{method}-{bits}": {"seconds": 2.0, "operations": 10**9}
+            for method in ("awq-block", "awq-block-clip", "gptq")
+            for bits in JUDGED_BITS
+        }
     ),
-    "costed": json.dumps({"bits": [3, 4], "blocks": 4}),
     "folding": json.dumps(
         {
             "largest_difference": 1e-6,

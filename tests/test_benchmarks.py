@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from awq_core.calibrated import BLOCK, calibrate
 from matplotlib.image import imread
 from transformers import Qwen2ForCausalLM
 
-from awq_core.architecture import SUPPORTED_MODEL_TYPES
+from awq_core.architecture import SUPPORTED_MODEL_TYPES, applicable_folds
+from awq_core.architectures.block_stream import Blocks, BlockStream
+from awq_core.measure.block_inputs import BlockInputs
+from awq_core.measure.scale_search import FoundScale, search_group
 from benchmarks import __main__ as command
 from benchmarks import changes, curves, official_search
 from benchmarks.clock import Clock
@@ -25,7 +28,7 @@ from benchmarks.curve_figure import draw
 from benchmarks.probes import Probes
 from benchmarks.record import judge_limits
 from benchmarks.shapes import SHAPES, random_model, scaled, write_model
-from benchmarks.stages import FORWARD, HEAD, Stage, first_blocks, times_in_whole
+from benchmarks.stages import FORWARD, HEAD, keep_first
 from fixtures.models.checking import describe
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
@@ -91,52 +94,85 @@ def test_a_configuration_without_weights(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["tie_word_embeddings"]) == (3584, False)
 
 
+def exhaustive(model: Any, ids: np.ndarray, bits: int) -> dict[tuple[int, str], FoundScale]:
+    """The suite's own search with everything tried."""
+    blocks, found = Blocks(model, LLAMA), {}
+    stream = BlockStream(blocks, LLAMA, {"": ids}, groups=1)
+    for block in range(len(blocks)):
+        stream.begin(block)
+        inputs = BlockInputs(stream, block, "", torch.float64)
+        for fold in applicable_folds(model, LLAMA, block):
+            found[block, fold.inspected] = search_group(model, LLAMA, block, fold, bits, inputs, exhaustive=True)
+        stream.advance(block)
+    return found
+
+
+def official(model: Any, ids: np.ndarray, bits: int) -> dict[tuple[int, str], official_search.Searched]:
+    replay, found = official_search.Replay(model, ids), {}
+    for index, block in enumerate(model.model.layers):
+        recorded = replay.record(block)
+        found |= {(index, path): entry for path, entry in official_search.search(recorded, bits).items()}
+    return found
+
+
 @MODELS
 def test_the_replayed_official_search_is_the_reference_and_the_suite_s(kind: str, key_value_heads: int) -> None:
     model, ids = structured_model(key_value_heads, kind), tokens(6)
     before = {name: parameter.clone() for name, parameter in model.state_dict().items()}
     expected = reference_block_search.search(model, torch.from_numpy(ids), 3)
-    suite = calibrate(model, LLAMA, ids, (3,), (BLOCK,), arithmetic=torch.float64).scales[BLOCK, 3]
-    found = {}
-    for index, recorded in enumerate(official_search.recorded_blocks(model, ids)):
-        recorded.record()
-        for path, choice in official_search.search(recorded, 3).items():
-            found[index, path] = choice
-    assert list(found) == list(expected) == [(entry.block, entry.fold.inspected) for entry in suite]
-    for entry in suite:
-        alpha, scales = found[entry.block, entry.fold.inspected]
-        losses = {a: loss for a, (loss, _) in expected[entry.block, entry.fold.inspected].items()}
-        assert alpha == entry.alpha == min(losses, key=losses.__getitem__)
-        torch.testing.assert_close(scales, entry.scales, rtol=1e-9, atol=0)
+    found, suite = official(model, ids, 3), exhaustive(model, ids, 3)
+    assert list(found) == list(expected) == list(suite)
+    for key, entry in found.items():
+        losses = {alpha: loss for alpha, (loss, _) in expected[key].items()}
+        assert entry.losses == pytest.approx(list(losses.values()), rel=1e-7)  # summed in single precision
+        assert entry.alpha == suite[key].alpha == min(losses, key=losses.__getitem__)
+        torch.testing.assert_close(entry.scales, suite[key].scales, rtol=1e-9, atol=0)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_half_precision_is_replayed_in_single() -> None:
+    model, ids = structured_model(2, "qwen2").bfloat16(), tokens(4)
+    block = model.model.layers[0]
+    recorded = official_search.Replay(model, ids).record(block)
+    assert {parameter.dtype for parameter in recorded.block.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in block.parameters()} == {torch.bfloat16}
+    for path, calls in recorded.calls.items():
+        for args, kwargs, given in calls:
+            inputs = args[0] if args else kwargs["hidden_states"]
+            assert inputs.dtype == given.dtype == torch.float32, path
+
+
 @MODELS
-def test_both_searches_give_the_same_block_outputs(kind: str, key_value_heads: int) -> None:
+def test_both_searches_are_compared_on_the_same_groups(kind: str, key_value_heads: int) -> None:
     model, ids = structured_model(key_value_heads, kind), tokens(6)
-    found = compare_searches(model, LLAMA, ids, 3, torch.float64, WALL)
-    assert found.same_exponents == found.groups == (8 if kind == "llama" else 6)
-    assert found.error == pytest.approx(found.official_error, rel=1e-9)
-    assert 0 < found.error < 1
-    assert found.ratios()["search-error"] == pytest.approx(1)
+    found = compare_searches(Blocks(model, LLAMA), ids, (4, 3), torch.float64, WALL)
+    groups = 4 if kind == "llama" else 3
+    once = [(block, bits) for block in (0, 1) for bits in (4, 3) for _ in range(groups)]
+    assert [(choice.block, choice.bits) for choice in found.choices] == once
+    assert all(choice.official == choice.suite and choice.regret == 0 for choice in found.choices)
     assert min(found.official_gathering, found.official_searching, found.gathering, found.searching) > 0
+    ratios = found.ratios()
+    assert (ratios["regret"], ratios["regret-worst"]) == (0, 0)
+    both = found.official_gathering + found.official_searching, found.gathering + found.searching
+    assert ratios["search"] == pytest.approx(both[0] / both[1])
+    assert ratios["search-alone"] == pytest.approx(found.official_searching / found.searching)
 
 
-def test_a_block_s_error_is_that_of_its_rounded_weights() -> None:
-    model, ids = structured_model(), tokens(2)
-    recorded = next(official_search.recorded_blocks(model, ids))
-    recorded.record()
-    found = official_search.block_error(recorded, {}, 3)
-    (hidden,), (output,) = recorded.hidden, recorded.outputs
-    for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"):
-        weight = recorded.block.get_submodule(name).weight
-        weight.data = reference_block_search.quantized(weight.data, 3)
-    for name in ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
-        weight = recorded.block.get_submodule(name).weight
-        weight.data = reference_block_search.quantized(weight.data, 3)
-    with torch.no_grad():
-        other = recorded.block(hidden, **recorded.arguments)
-    assert found == pytest.approx(float((other - output).square().sum() / output.square().sum()), rel=1e-9)
+def test_a_regret_is_what_the_official_losses_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = structured_model(2, "qwen2"), tokens(4)
+    expected = official(model, ids, 3)
+    wrong = lambda *given, **_: replace(search_group(*given), alpha=0.95)  # noqa: E731
+    monkeypatch.setattr("benchmarks.comparison.search_group", wrong)
+    found = compare_searches(Blocks(model, LLAMA), ids, (3,), torch.float64, WALL)
+    regrets = []
+    for choice in found.choices:
+        losses = expected[choice.block, choice.group].losses
+        regrets.append(losses[-1] / min(losses) - 1)
+        assert choice.regret == pytest.approx(regrets[-1])
+        assert choice.suite == 0.95
+    assert max(regrets) > 0.1
+    assert found.ratios()["regret"] == pytest.approx(np.mean(regrets))
+    assert found.ratios()["regret-worst"] == pytest.approx(max(regrets))
 
 
 @pytest.fixture(scope="module")
@@ -147,66 +183,82 @@ def record(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         patch.setattr("fixtures.texts.traffic.TOKENS", 512)
         patch.setattr("benchmarks.rates.REPEATS", 1)
         patch.setenv("AWQ_CLAIMS_CACHE", str(path.parent / "cache"))
-        arguments = ["--blocks", "1", "--output", str(path), "--limit", "search=0.001"]
+        arguments = ["--blocks", "1", "--output", str(path), "--limit", "search=0.001", "regret=1"]
         assert command.main([str(folder), *arguments]) == 0
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_a_run_s_record_is_as_the_schema_says(record: dict[str, Any]) -> None:
     jsonschema.validate(record, SCHEMA)
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert (record["model"]["blocks"], record["model"]["blocks_measured"]) == (2, 1)
     assert record["missing"] == []
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**record, "unknown": 1}, SCHEMA)
 
 
-def test_every_stage_was_met_and_held_against_its_work(record: dict[str, Any]) -> None:
+def test_every_stage_was_met_and_held_against_the_product_rate(record: dict[str, Any]) -> None:
     names = [(row["run"], row["stage"]) for row in record["stages"]]
-    assert [run for run, stage in names if stage == FORWARD] == ["layers", "traffic", "calibrating", "losses"]
-    assert {stage for run, stage in names if run == "calibrating"} >= {"block search", "clip search", "GPTQ"}
+    assert len(names) == len(set(names))
+    assert [run for run, stage in names if stage == FORWARD] == ["layers", "traffic", "methods"]
+    parts = {"moments", "second moments", "error grid", "mechanism", "replay by group", FORWARD, "rest"}
+    assert {stage for run, stage in names if run == "layers"} == parts
+    searched = [f"search: {name}" for name in ("awq-block", "awq-block-clip", "gptq")]
+    of_methods = {*searched, "second moments", "rounding", FORWARD, HEAD, "rest"}
+    assert {stage for run, stage in names if run == "methods"} == of_methods
+    rates = {name: np.mean(found) for name, found in record["rates"].items()}
     for row in record["stages"]:
         assert row["seconds"] > 0, row
         if row["operations"]:
-            assert row["operations_per_second"] == pytest.approx(row["operations"] / row["seconds"])
-            rate = np.mean([np.mean(found) for found in record["rates"]["products"].values()])
-            assert 0 < row["share"] < 100 * row["operations_per_second"] / rate
-    whole = sum(row["seconds"] * row["times_in_whole"] for row in record["stages"])
-    assert record["whole"]["estimated_seconds"] == pytest.approx(whole)
+            least, most = (row["operations"] / end(rates.values()) / row["seconds"] for end in (max, min))
+            assert least * 0.999 <= row["share"] <= most * 1.001
+        if row["stage"] in (FORWARD, HEAD, "second moments", "error grid", *searched):
+            assert row["operations"] > 0, row
+
+
+def test_the_forward_s_operations_are_those_of_the_tokens(record: dict[str, Any]) -> None:
+    """Of the layers: every linear, and attention's two products, on calibration and held-out tokens."""
+    (row,) = [row for row in record["stages"] if (row["run"], row["stage"]) == ("layers", FORWARD)]
+    sequences = record["settings"]["calibration"], record["settings"]["heldout"]
+    count = sum(rows * length for rows, length in sequences)
+    linears = sum(out * width for out, width in record["model"]["linears"])
+    attention = sum(rows * 4 * length**2 * record["model"]["hidden"] for rows, length in sequences)
+    assert row["operations"] == pytest.approx(2 * linears * count + attention, rel=0.01)
+
+
+def test_both_precisions_are_searched(record: dict[str, Any]) -> None:
+    assert {choice["bits"] for choice in record["search"]["choices"]} == {3, 4}
+    assert record["search"]["blocks"] == 1
+    assert 0 <= record["ratios"]["regret"] <= record["ratios"]["regret-worst"] < 0.01
 
 
 def test_a_record_names_no_folder_and_no_user(record: dict[str, Any], folder: Path) -> None:
     assert str(folder.parent) not in json.dumps(record)
 
 
-def test_how_often_a_whole_measurement_does_what_a_stage_did() -> None:
-    def times(run: str, name: str) -> float:
-        return times_in_whole(Stage(run, name, 1.0, None, None, {}), blocks=24, measured=2)
-
-    assert times("layers", "mechanism") == 4 * 12
-    assert times("layers", "layer grid") == pytest.approx((1 + 3 * 2 / 5) * 12)
-    assert times("calibrating", "GPTQ") == 12
-    assert times("losses", HEAD) == pytest.approx(56 / 6)
-
-
-def test_limits_are_at_least() -> None:
-    assert judge_limits({"search": 2.0}, ["search=3"]) == [{"ratio": "search", "at_least": 3.0, "found": 2.0}]
+def test_limits_are_at_least_and_of_regrets_at_most() -> None:
+    found = {"search": 2.0, "regret": 2.0}
+    at_least, at_most = judge_limits(found, ["search=3", "regret=3"])
+    assert at_least == {"ratio": "search", "bound": "at least", "limit": 3.0, "found": 2.0, "reached": False}
+    assert at_most == {"ratio": "regret", "bound": "at most", "limit": 3.0, "found": 2.0, "reached": True}
     for limit in ("search", "grid=1", "search=fast"):
         with pytest.raises(ValueError, match=r"limit|float"):
-            judge_limits({"search": 2.0}, [limit])
+            judge_limits(found, [limit])
 
 
-@pytest.mark.parametrize(("limit", "status"), [("search=1.5", 0), ("search=2.5", 1), ("other=1", 2)])
+@pytest.mark.parametrize(
+    ("limit", "status"), [("search=1.5", 0), ("search=2.5", 1), ("regret=0.01", 0), ("regret=0.001", 1), ("other=1", 2)]
+)
 def test_a_limit_that_is_not_reached_is_the_exit_status(
     limit: str, status: int, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {**record, "ratios": {"search": 2.0, "search-alone": 2.0}}
+    known = {**record, "ratios": {**record["ratios"], "search": 2.0, "regret": 0.002}}
 
     def benchmark(given: argparse.Namespace, console: Any, cache: Path) -> dict[str, Any]:
         return known
 
     monkeypatch.setattr(command, "benchmark", benchmark)
-    assert command.main(["embedded-tiny", "--limit", limit]) == status
+    assert command.main(["embedded-tiny", "--limit", "search=1", limit]) == status
 
 
 def test_a_model_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,17 +268,17 @@ def test_a_model_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFix
 
 def test_changes_count_the_machine_out(record: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     after = json.loads(json.dumps(record))
-    for rates in after["rates"]["products"].values():
+    for rates in after["rates"].values():
         rates[:] = [2 * rate for rate in rates]
     for row in after["stages"]:
         row["seconds"] /= 6
     found = {name: times for name, _, _, times in changes.changes(record, after)}
-    assert found["layers: layer grid"] == pytest.approx(3)
+    assert found["layers: error grid"] == pytest.approx(3)
     paths = [tmp_path / "before.json", tmp_path / "after.json"]
     for path, content in zip(paths, (record, after), strict=True):
         path.write_text(json.dumps(content), encoding="utf-8")
     assert changes.main([str(path) for path in paths]) == 0
-    assert "layer grid" in capsys.readouterr().out
+    assert "error grid" in capsys.readouterr().out
     after["settings"]["effort"] = "paper"
     with pytest.raises(ValueError, match="the records differ in effort: quick and paper"):
         changes.changes(record, after)
@@ -247,6 +299,7 @@ def test_every_second_is_counted_once_and_functions_come_back(monkeypatch: pytes
 
     def inner() -> None:
         clock.time += 2
+        torch.ones(1, 5, dtype=torch.float64) @ torch.ones(5, 1, dtype=torch.float64)
 
     def outer() -> None:
         clock.time += 1
@@ -256,22 +309,25 @@ def test_every_second_is_counted_once_and_functions_come_back(monkeypatch: pytes
     monkeypatch.setattr(curves, "outer", outer, raising=False)
     probes = Probes(clock)
     places = {"benchmarks.curves:inner": "inner", "benchmarks.curves:outer": "outer", "benchmarks.curves:gone": "x"}
-    with probes.installed(places, {}), probes.part("rest"):
+    with probes.installed(places), probes.part("rest"):
         clock.time += 4
         curves.outer()  # type: ignore[attr-defined]
+        torch.ones(2, 3) @ torch.ones(3, 4)
     assert probes.seconds == {"inner": 2, "outer": 1, "rest": 4}
+    assert probes.products == {"inner": {torch.float64: 2 * 5}, "rest": {torch.float32: 2 * 2 * 3 * 4}}
     assert probes.missing == ["benchmarks.curves:gone"]
     assert curves.inner is inner  # type: ignore[attr-defined]
 
 
 def test_the_first_blocks_alone() -> None:
-    model = structured_model()
-    every = model.model.layers
-    with first_blocks(model, LLAMA, 1):
-        assert (len(model.model.layers), model.config.num_hidden_layers) == (1, 1)
-        assert torch.isfinite(model(input_ids=torch.from_numpy(tokens(1))).logits).all()
-    assert model.model.layers is every
-    assert model.config.num_hidden_layers == 2
+    model, ids = structured_model(), torch.from_numpy(tokens(1))
+    blocks = Blocks(model, LLAMA)
+    expected = blocks.forward(0, blocks.embed(ids))
+    blocks = Blocks(model, LLAMA)
+    keep_first(blocks, 1)
+    assert len(blocks) == len(model.model.layers) == model.config.num_hidden_layers == 1
+    torch.testing.assert_close(blocks.forward(0, blocks.embed(ids)), expected)
+    assert torch.isfinite(model(input_ids=ids).logits).all()
 
 
 def test_curves_are_measured_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ FOLDER = Path(awq_core.__file__).parent
 
 
 @pytest.mark.parametrize(
-    "name", [*(f"awq_core/{name}.py" for name in INSTRUMENTS), *(f"fixtures/{f}" for f in FIXTURES)]
+    "name", [*(f"awq_core/{name}" for name in INSTRUMENTS), *(f"fixtures/{name}" for name in FIXTURES)]
 )
 def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
     before, key = instrument_version(), key_of(stage="layers")
@@ -133,11 +133,13 @@ def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
 
 def test_no_instrument_imports_what_only_judges():
     """Otherwise a change there would leave measurements in the cache that today's code would not make."""
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*JUDGING, *INSTRUMENTS}
+    judging = {f"{name}.py" for name in JUDGING}
+    assert {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py")} == {*judging, *INSTRUMENTS}
+    assert {"layers.py", "measure/one_pass.py", "architectures/block_stream.py"} <= {*INSTRUMENTS}
     for name in INSTRUMENTS:
-        for line in (FOLDER / f"{name}.py").read_text().splitlines():
+        for line in (FOLDER / name).read_text().splitlines():
             if line.strip().startswith(("from awq_core.", "import awq_core.")):
-                assert line.split()[1].removeprefix("awq_core.") not in JUDGING, f"{name}.py: {line}"
+                assert line.split()[1].removeprefix("awq_core.") not in JUDGING, f"{name}: {line}"
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -326,3 +328,22 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         MeasurementCache(tmp_path / "taken").prepare()
     MeasurementCache(tmp_path / "new" / "folder").prepare()
     assert list((tmp_path / "new" / "folder" / "locks").iterdir()) == []
+
+
+def test_what_is_known_is_read_and_nothing_is_measured(cache, measure, lines):
+    assert cache.known(KEY, NAMES) is None
+    measured = cache.datasets(KEY, NAMES, measure)
+    for before, after in zip(measured, cache.known(KEY, NAMES), strict=True):
+        xr.testing.assert_identical(before, after)
+    refresh = MeasurementCache(cache.folder, refresh=True)
+    assert refresh.known(KEY, NAMES) is None
+    refresh.datasets(KEY, NAMES, measure)
+    assert refresh.known(KEY, NAMES) is not None  # its own
+    reading = MeasurementCache(cache.folder, refresh=True)
+    reading.only_reads = True
+    assert reading.known(KEY, NAMES) is not None
+    truncate(entry(cache))
+    assert cache.known(KEY, NAMES) is None
+    assert cache.known(KEY, NAMES) is None
+    assert len(lines) == 1  # said once
+    assert measure.calls == 2

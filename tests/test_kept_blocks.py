@@ -94,13 +94,14 @@ def test_a_stop_while_writing_leaves_nothing_half(blocks, lines, monkeypatch, en
     with monkeypatch.context() as patch:
         patch.setattr(fixtures.kept_blocks.np.lib.format, "write_array", stops)
         if isinstance(end, OSError):
-            blocks.write(1, ARRAYS)  # the run goes on without
+            blocks.write(1, ARRAYS)  # the run goes on, and has them
             blocks.write(2, ARRAYS)
+            assert_same(blocks.read(2), ARRAYS)
         else:
             with pytest.raises(KeyboardInterrupt):
                 blocks.write(1, ARRAYS)
     assert len(files(blocks)) == 1
-    assert blocks.read(1) is None
+    assert BlocksOnDisk(blocks.folder, pytest.fail).read(1) is None
     assert_same(blocks.read(0), ARRAYS)
     told = "blocks of layers in cache entry entry cannot be kept (No space left on device); if stopped, they are lost"
     assert lines == ([told] if isinstance(end, OSError) else [])

@@ -13,25 +13,31 @@ from safetensors.torch import load_file, save_file
 
 import fixtures.measuring
 from awq_core.architecture import SUPPORTED_MODEL_TYPES
-from awq_core.measured import ALPHAS, GROUPS, SPLITS, TRAFFIC_KINDS
+from awq_core.architectures.block_stream import Blocks
+from awq_core.measure.methods import strategies
+from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
 from awq_core.moments import MeasurementError
+from awq_core.products import multiplies_bfloat16
+from claims.model_losses import CHOICES_AT_ONCE
 from fixtures.cache import MeasurementCache
 from fixtures.kept_blocks import BlocksOnDisk
+from fixtures.losses_by_look import Wanted
 from fixtures.measurement_settings import MeasurementSettings
 from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
+from fixtures.models.block_files import load_blocks
 from fixtures.models.checking import describe
+from fixtures.models.cost import GPTQ_SEARCHES
 from fixtures.models.loading import load_model, weights_hash
 from fixtures.models.resolve import resolve
-from fixtures.models.work import STRATEGIES
+from fixtures.models.work import METHODS_AT_FIRST, METHODS_READ, SEARCHED_TEXTS
 from fixtures.progress import MeasurementProgress
+from fixtures.stages import EVERY
 from fixtures.texts.tokens import TextSelection, token_hash
 from fixtures.texts.traffic import Traffic
 from tests.suite_sessions import ROOT
 from tests.tiny_models import write_model
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-KEPT_STAGES = [("layers", 1), ("traffic", 1), ("calibration", 1), ("calibration-foreign", 1), ("losses", 20)]
-"""Stages that keep what was measured of each block or strategy, and after how many of them a test stops."""
 SETTINGS = MeasurementSettings("quick", "cpu", torch.float32, 0)
 DOCUMENTED = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 
@@ -48,7 +54,17 @@ def traffic(seed=0):
     return Traffic(kinds, generator.integers(1, 250, (6, 48)), generator.integers(1, 250, (3, 48)), f"traffic {seed}")
 
 
-def measurement(folder: Path, cache: Path, tokens=None, settings=SETTINGS, refresh=False) -> ModelMeasurement:
+WANTED = ("awq-constant-everywhere-3", "awq-block-4", "awq-block-clip-4", "gptq-foreign-3", "keep-random2-4")
+"""What is scored here beside round-to-nearest: one of each way to search and to round."""
+
+
+def some_methods(measured):
+    return dict.fromkeys(WANTED, 0)
+
+
+def measurement(
+    folder: Path, cache: Path, tokens=None, settings=SETTINGS, refresh=False, wanted: Wanted | None = some_methods
+) -> ModelMeasurement:
     source = resolve(str(folder), None)
     return ModelMeasurement(
         describe(source, SUPPORTED_MODEL_TYPES),
@@ -58,6 +74,7 @@ def measurement(folder: Path, cache: Path, tokens=None, settings=SETTINGS, refre
         settings,
         MeasurementCache(cache, refresh=refresh),
         MeasurementProgress(None),
+        wanted,
     )
 
 
@@ -112,18 +129,24 @@ def test_the_labels_are_as_documented(measured):
     assert channels["linear"].values[6] == "model.layers.0.mlp.down_proj"
     assert set(channels["linear_site"].values) == set(channels["site"].values)
     assert channels.sizes["group"] == GROUPS == 16
-    assert abs(losses.sizes["strategy"] - STRATEGIES) <= 4, "the header's estimate counts other strategies"
     assert errors["alpha"].values.tolist() == list(ALPHAS)
     assert errors["bits"].values.tolist() == [2, 3, 4, 6, 8]
     assert errors["quantizer"].values.tolist() == ["asym-g128", "sym-channel"]
-    methods = ["rtn", "awq-linear", "awq-constant", "awq-half", "awq-block", "awq-block-clip", "awq-duo"]
-    methods += ["gptq", "gptq-order", "keep-activation", "keep-weight", *(f"keep-random{i}" for i in range(10))]
-    methods += ["awq-block-few", "awq-block-foreign", "gptq-foreign", "awq-block-matched", "gptq-matched"]
-    expected = {"full", "rtn-2"} | {f"{name}-{b}" for name in methods for b in (3, 4)}
-    assert set(losses["strategy"].values) - {"awq-grouped-3", "awq-grouped-4"} == expected
+    expected = {"full", "rtn-3", "rtn-4", *WANTED}
+    assert set(losses["strategy"].values) == expected
     assert losses.sizes["window"] == 16
     assert losses["strategy_bits"].sel(strategy="full").item() == 0
     assert '"awq-block-4"' in losses.attrs["search"]
+
+
+def test_the_estimate_counts_the_methods_that_are_scored(folder):
+    blocks = load_blocks(resolve(str(folder), None), "cpu", torch.float32)
+    listed = strategies(blocks.model, blocks.architecture, JUDGED_BITS, all_methods=False)
+    assert len(listed) == METHODS_READ
+    later = [s for s in listed if s.label.startswith("keep-random") and int(s.label[-1]) >= CHOICES_AT_ONCE]
+    assert len(listed) - len(later) == METHODS_AT_FIRST
+    assert len([s for s in listed if s.label.startswith("gptq")]) == GPTQ_SEARCHES
+    assert len({search.text for s in listed for search in s.searches()}) == SEARCHED_TEXTS
 
 
 def test_what_is_not_a_number_is_only_what_the_documentation_says(measured):
@@ -167,15 +190,31 @@ def refuse(*_, **__):
 
 
 def test_a_second_run_loads_and_measures_nothing(folder, cache, measured, monkeypatch):
-    for name in ("load_model", "untrained_twin", "measure_layers", "calibrate_model", "measure_model_level"):
+    for name in ("load_blocks", "untrained_blocks", "measure_layers", "measure_traffic", "MethodPass"):
         monkeypatch.setattr(fixtures.measuring, name, refuse)
     again = measurement(folder, cache)
     assert again.is_cached()
-    result = again.measure({"seed": 0})
-    for section in ("channels", "errors", "losses"):
-        xr.testing.assert_identical(getattr(result, section), getattr(measured, section))
-    assert len(result.twins) == 3
+    assert_same(again.measure({"seed": 0}), measured)
     assert not measurement(folder, cache, refresh=True).is_cached()
+
+
+def assert_same(result, expected):
+    for part in ("channels", "errors", "traffic", "losses"):
+        xr.testing.assert_identical(without_times(getattr(result, part)), without_times(getattr(expected, part)))
+    for twin, before in zip(result.twins, expected.twins, strict=True):
+        for part in ("channels", "errors"):
+            xr.testing.assert_identical(getattr(twin, part), getattr(before, part))
+        assert (twin.traffic is None) == (before.traffic is None)
+    xr.testing.assert_identical(result.twins[0].traffic, expected.twins[0].traffic)
+
+
+def test_losses_are_measured_with_what_is_known_and_layers_without_losses(folder, cache, measured, monkeypatch):
+    known = measurement(folder, cache).measure({}, EVERY - {"losses"})
+    assert known.losses is None
+    assert len(known.twins) == len(TWIN_SEEDS)
+    for name in ("layers_key", "traffic_key"):
+        monkeypatch.setattr(ModelMeasurement, f"_{name}", None)  # nothing else is asked of the cache
+    assert_same(measurement(folder, cache).measure({}, EVERY, known), measured)
 
 
 def test_whatever_the_measurements_depend_on_makes_them_stale(folder, cache, tmp_path, monkeypatch):
@@ -203,82 +242,56 @@ def test_whatever_the_measurements_depend_on_makes_them_stale(folder, cache, tmp
     assert not measurement(folder, cache).is_cached()
 
 
-@pytest.mark.parametrize("stopped_at", ["calibrate_model", "measure_model_level", "untrained_twin"])
-def test_a_run_that_was_stopped_resumes_with_the_stages_it_had_finished(folder, stopped_at, tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    calls = []
-    real = fixtures.measuring.measure_layers
-
-    def counted(*arguments, **options):
-        calls.append("layers")
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(fixtures.measuring, "measure_layers", counted)
-    with monkeypatch.context() as patch:
-        patch.setattr(fixtures.measuring, stopped_at, interrupt)
-        stopped = measurement(folder, tmp_path)
-        with pytest.raises(KeyboardInterrupt):
-            stopped.measure({})
-    assert stopped._model is None  # dropped, whatever happened
-    assert len(calls) == 1
-    assert not list(tmp_path.rglob("*.tmp"))
-
-    losses_had = stopped_at == "untrained_twin"
-    with monkeypatch.context() as patch:
-        if losses_had:
-            patch.setattr(fixtures.measuring, "measure_model_level", refuse)
-        resumed = measurement(folder, tmp_path).measure({})
-    assert len(calls) == 1 + len(TWIN_SEEDS)  # the twins' layers alone
-    assert resumed.losses is not None
-
-
 class Stop(BaseException):
     """As sudden as a kill: nothing handles it."""
 
 
-def stop_after(monkeypatch, stage, blocks):
-    """Stop a measurement when so many blocks of a stage have been kept."""
-    real = BlocksOnDisk.write
+KEPT = [
+    *(("layers", 1), ("layers", 3), ("layers", 8), ("traffic", 1), ("traffic", 4)),
+    *(("awq-block-4", 1), ("awq-block-clip-4", 2), ("gptq-foreign-3", 1)),
+]
+"""What is kept of each block, by the folder, and after how many a test stops: of the model's two blocks, then of its
+twins'; the last of them before their stage is whole."""
+
+
+def stop_after(monkeypatch, kind, count):
+    """Stop a measurement when so many blocks of a kind have been kept; gives the files that were written."""
+    real, written = BlocksOnDisk.write, []
 
     def write(self, index, arrays):
         real(self, index, arrays)
-        if self.folder.name == stage and len(list(self.folder.glob("*.npz"))) == blocks:
+        written.append((self.folder, index))
+        if [folder.name for folder, _ in written].count(kind) == count:
             raise Stop
 
     monkeypatch.setattr(BlocksOnDisk, "write", write)
+    return written
 
 
 def without_times(dataset):
-    """The dataset without what calibrating took."""
+    """The dataset without what searching took."""
     attributes = dict(dataset.attrs)
     for cost in (costs := json.loads(attributes.pop("cost", "{}"))).values():
         cost.pop("seconds")
     return dataset.drop_attrs().assign_attrs(attributes, cost=json.dumps(costs))
 
 
-@pytest.mark.parametrize(("stage", "blocks"), KEPT_STAGES)
-def test_a_run_that_was_stopped_resumes_with_the_next_block(folder, measured, stage, blocks, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "count"), KEPT, ids=str)
+def test_a_run_that_was_stopped_resumes_with_the_next_block(folder, measured, kind, count, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, stage, blocks)
+        before = stop_after(patch, kind, count)
+        stopped = measurement(folder, tmp_path)
         with pytest.raises(Stop):
-            measurement(folder, tmp_path).measure({})
-    assert len(list(tmp_path.rglob(f"blocks/{stage}/*.npz"))) == blocks
-    written = []
-    real = BlocksOnDisk.write
-    monkeypatch.setattr(
-        BlocksOnDisk, "write", lambda self, i, given: written.append((self.folder.name, i)) or real(self, i, given)
-    )
+            stopped.measure({})
+    assert stopped._blocks is None  # dropped, whatever happened
+    assert not list(tmp_path.rglob("*.tmp"))
+    after = stop_after(monkeypatch, "", 1)
     resumed = measurement(folder, tmp_path).measure({})
-    first = next(index for name, index in written if name == stage)
-    assert first == blocks
-    assert list(tmp_path.rglob("blocks")) == []
-    for part in ("channels", "errors", "traffic", "losses"):
-        xr.testing.assert_identical(without_times(getattr(resumed, part)), without_times(getattr(measured, part)))
-    for twin, before in zip(resumed.twins, measured.twins, strict=True):
-        xr.testing.assert_identical(twin.channels, before.channels)
-        xr.testing.assert_identical(twin.errors, before.errors)
+    assert not set(before) & set(after)
+    assert len({*before, *after}) == 2 * (1 + len(TWIN_SEEDS)) + 2 * (1 + len(TRAFFIC_TWINS)) + 2 * 3
+    # What searches found stays, for runs with other windows or claims; of everything else the results alone.
+    assert {path.name for path in tmp_path.rglob("blocks/*")} == {"awq-block-4", "awq-block-clip-4", "gptq-foreign-3"}
+    assert_same(resumed, measured)
 
 
 def damaged(folder: Path, copy: Path, name: str, value: float) -> Path:
@@ -308,21 +321,33 @@ def test_what_is_not_finite_is_one_clear_line_and_is_not_kept(name, value, words
     assert not measurement(broken, tmp_path / "cache").is_cached()
 
 
-def test_measuring_changes_no_parameter(folder, tmp_path, monkeypatch):
-    kept = []
-
-    def remember(*arguments):
-        model = load_model(*arguments)
-        kept.append((model, {name: value.clone() for name, value in model.state_dict().items()}))
-        return model
-
-    monkeypatch.setattr(fixtures.measuring, "load_model", remember)
+def test_measuring_changes_no_parameter_and_holds_no_block(folder, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        fixtures.measuring, "load_blocks", lambda *given: opened.append(load_blocks(*given)) or opened[-1]
+    )
     measurement(folder, tmp_path).measure({})
-    ((model, before),) = kept  # loaded once for layers and losses
-    after = model.state_dict()
-    assert after.keys() == before.keys()
-    for name, value in before.items():
-        assert torch.equal(after[name], value), name
+    first, again = opened  # for layers and traffic, and after the twins for losses
+    assert again is not first
+    expected = load_model(resolve(str(folder), None), "cpu", torch.float32).state_dict()
+    for blocks in opened:
+        for name, value in blocks.model.state_dict().items():
+            assert value.is_meta == name.startswith("model.layers."), name
+            assert value.is_meta or torch.equal(value, expected[name]), name
+
+
+def test_a_model_that_is_held_in_memory_is_measured_alike_and_the_same_afterwards(
+    folder, measured, tmp_path, monkeypatch
+):
+    """One whose files name their tensors otherwise, say."""
+    model = load_model(resolve(str(folder), None), "cpu", torch.float32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    held = measurement(folder, tmp_path)
+    monkeypatch.setattr(fixtures.measuring, "load_blocks", lambda *_: Blocks(model, held.architecture))
+    assert_same(held.measure({}), measured)
+    assert model.state_dict().keys() == before.keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(before[name], value), name
 
 
 @pytest.mark.parametrize(("calibration", "heldout"), [((3, 64), (16, 24)), ((40, 8), (17, 100)), ((1, 128), (33, 16))])
@@ -332,17 +357,27 @@ def test_calibration_and_heldout_text_may_differ_in_length_and_number(calibratio
     assert errors.sizes["group"] == 16
     assert np.isfinite(errors["group_power"]).all()
     assert bool((errors["group_power"] > 0).all())  # every group of windows has windows
-    losses = model._losses(channels, errors)
+    losses = model._by_look(channels, errors).measure()
     assert losses.sizes["window"] == heldout[0]
+    assert set(losses["strategy"].values) == {"full", "rtn-3", "rtn-4", *WANTED}
 
 
 def test_the_order_of_stages_and_their_times_are_reported(folder, tmp_path):
     model = measurement(folder, tmp_path)
     measured = model.measure({"seed": 3})
-    stages = ["loading", "layers", "kinds of traffic", "calibrating", "losses"]
-    stages += [f"untrained twin {s}" for s in TWIN_SEEDS]
-    stages += [f"kinds of traffic, untrained twin {s}" for s in TRAFFIC_TWINS]
-    assert set(measured.provenance["seconds"]) == {f"tiny: {stage}" for stage in stages}
+    stages = ["loading", "layers", "kinds of traffic"]
+    for seed in TWIN_SEEDS:
+        stages.append(f"untrained twin {seed}")
+        stages += [f"kinds of traffic, untrained twin {seed}"] * (seed in TRAFFIC_TWINS)
+    stages.append("what folding changes")
+    stages += ["products in bfloat16, a trial"] * multiplies_bfloat16(torch.device("cpu"))
+    stages += [f"losses, look 1 of 1, {count} methods" for count in (3, len(WANTED))]
+    assert list(measured.provenance["seconds"]) == [f"tiny: {stage}" for stage in stages]
+    assert measured.provenance["looks"] == model._by_look(measured.channels, measured.errors).looks.as_dict() | {
+        "strategies_at_look": [3 + len(WANTED)],
+        "stopped": "the last look was reached",
+    }
+    assert measured.provenance["short_products"]["used"] == json.loads(measured.losses.attrs["short_products"])["used"]
     assert measured.provenance["seed"] == 3
     assert measured.parameters == model.description.parameters
     assert measured.name == "tiny"

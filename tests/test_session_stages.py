@@ -7,15 +7,21 @@ import pytest
 
 import fixtures.measuring
 from awq_core.evidence import Verdict
+from awq_core.measure.methods import METHODS
+from awq_core.measure.one_pass import MethodPass
+from awq_core.moments import MeasurementError
 from claims import register
 from claims.catalogue import whole_catalogue
 from claims.claim import NotApplicableError, Setting
 from claims.judging import judge
 from fixtures.errors import UserError
+from fixtures.losses_by_look import LossesByLook
 from fixtures.measuring import ModelMeasurement
+from fixtures.models.work import METHODS_READ
 from fixtures.stages import EVERY, check_option, stages_to_measure
-from tests.suite_sessions import EVERY_CLAIM, assert_no_traceback, everything
+from tests.suite_sessions import EVERY_CLAIM, SHAPE, assert_no_traceback, everything
 from tests.synthetic_measured import synthetic_measured
+from tests.tiny_models import write_model
 
 PAYOFF = ("claims/test_payoff.py",)
 CATALOGUE = whole_catalogue()
@@ -26,15 +32,29 @@ def fresh(suite, monkeypatch, tmp_path):
     """An empty cache, and what is measured into it, in order."""
     monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(tmp_path))
     done = []
-    for name in ("measure_layers", "measure_traffic", "calibrate_model", "measure_model_level"):
-        real = getattr(fixtures.measuring, name)
 
-        def counted(*arguments, name=name, real=real, **options):
-            done.append(name)
-            return real(*arguments, **options)
+    def count(owner, name):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **options: done.append(name) or real(*given, **options))
 
-        monkeypatch.setattr(fixtures.measuring, name, counted)
+    count(fixtures.measuring, "measure_layers")
+    count(fixtures.measuring, "measure_traffic")
+    count(LossesByLook, "measure")
+    count(MethodPass, "score")
     return done
+
+
+@pytest.fixture
+def judged(suite, fresh):
+    """The claims that are judged, in order, each with how much was measured by then."""
+    judged = []
+
+    class Watching:
+        def pytest_runtest_call(self, item):
+            judged.append((item.get_closest_marker("claim").args[0], len(fresh)))
+
+    suite.plugins.append(Watching())
+    return judged
 
 
 def model_of(suite):
@@ -106,24 +126,89 @@ def test_claims_about_layers_measure_layers_alone(suite, fresh):
     assert "perplexity was not measured on tiny" in everything(result)
 
 
-def test_claims_about_losses_measure_no_twins_and_no_traffic(suite, fresh):
+def test_claims_about_losses_measure_no_twins_and_no_traffic_and_what_they_need(suite, fresh):
     suite.run("-k", "logits", claims=PAYOFF)
-    assert fresh == ["measure_layers", "calibrate_model", "measure_model_level"]
+    assert fresh[:2] == ["measure_layers", "measure"]
+    assert set(fresh[2:]) == {"score"}
     assert model_of(suite)["twin_seeds"] == []
+    # Rounding costs a random model nothing, so nothing else is wanted.
+    assert model_of(suite)["looks"]["strategies_at_look"][0] == 3
 
 
-def test_what_several_claims_read_is_measured_once_before_the_first(suite, fresh, monkeypatch):
-    judged = []
-    real = judge
-    monkeypatch.setattr("claims.conftest.judge_claim", lambda *given: judged.append(len(fresh)) or real(*given))
-    suite.run("-k", "(layers and 3-bit) or logits", claims=PAYOFF)
-    assert sorted(fresh) == sorted(["measure_layers"] * 4 + ["calibrate_model", "measure_model_level"])
-    before = len(fresh)
-    again = suite.run("-k", "(layers and 3-bit) or logits", claims=PAYOFF)
-    assert len(fresh) == before
+def test_claims_about_layers_are_judged_before_losses_are_measured(suite, fresh, judged):
+    suite.run("-k", "(test_layers and 3-bit) or logits or fake_traffic", claims=(*PAYOFF, "claims/test_calibration.py"))
+    before = ["measure_layers", "measure_traffic", *["measure_layers", "measure_traffic"], *["measure_layers"] * 2]
+    assert fresh[: len(before)] == before
+    assert fresh[len(before)] == "measure"
+    reads = [("losses" in claim.reads, done) for claim, done in judged]
+    assert reads == sorted(reads)
+    assert {done for of_losses, done in reads if not of_losses} == {len(before)}
+    assert {done for of_losses, done in reads if of_losses} == {len(fresh)}
+
+
+def test_models_come_one_after_another_and_pairs_last(suite, fresh, judged):
+    write_model(suite.pytester.path / "second", **SHAPE)
+    options = ("-k", "(test_layers and 3-bit) or (logits and 3-bit) or profile")
+    suite.run("--model", suite.pytester.path / "second", *options, claims=("claims/test_replication.py", *PAYOFF))
+    ids = [claim.id for claim, _ in judged]
+    one = [name for name in dict.fromkeys(ids) if not name.startswith("replication")]
+    assert ids == [*one * 2, *(name for name in dict.fromkeys(ids) if name.startswith("replication"))]
+    assert one[-1] == "payoff.logits"
+    assert fresh.count("measure") == 2
+
+
+def test_what_became_of_the_losses_costs_claims_about_layers_nothing(suite, fresh, judged, monkeypatch):
+    def fails(self):
+        raise MeasurementError("a window's loss is NaN")
+
+    monkeypatch.setattr(LossesByLook, "measure", fails)
+    write_model(suite.pytester.path / "second", **SHAPE)
+    result = suite.run(
+        *("--model", suite.pytester.path / "second", "-k", "(test_layers and 3-bit) or (logits and 3-bit) or profile"),
+        claims=("claims/test_replication.py", *PAYOFF),
+    )
+    assert_no_traceback(result)
+    assert everything(result).count("\ntiny cannot be measured: a window's loss is NaN") == 1
+    assert [claim.id for claim, _ in judged].count("payoff.layers") == 2
+    assert "replication.profile" in [claim.id for claim, _ in judged]
+    assert (suite.output / "tiny" / "diagnostic.json").is_file()
+
+
+def test_what_several_claims_read_is_measured_once(suite, fresh, judged):
+    options = ("-k", "(test_layers and 3-bit) or logits")
+    suite.run(*options, claims=PAYOFF)
+    assert fresh.count("measure_layers") == 4
+    assert fresh.count("measure") == 1
+    del fresh[:]
+    again = suite.run(*options, claims=PAYOFF)
+    assert fresh == ["measure"]  # which reads
     assert "judged from the cache" in everything(again)
+    del fresh[:]
     suite.run("-k", "fake_traffic", claims=("claims/test_calibration.py",))
-    assert fresh[before:] == ["measure_traffic"] * 2  # only what is new
+    assert fresh == ["measure_traffic"] * 2  # only what is new
+
+
+def test_a_refresh_measures_everything_anew(suite, fresh):
+    options = ("-k", "logits and 3-bit")
+    suite.run(*options, claims=PAYOFF)
+    first, fresh[:] = list(fresh), []
+    claims = claims_of(suite)
+    result = suite.run(*options, "--refresh", claims=PAYOFF)
+    assert fresh == first
+    assert "judged from the cache" not in everything(result)
+    assert claims_of(suite) == claims
+
+
+def test_all_methods_are_scored_where_asked_for_or_effort_allows(suite, fresh):
+    def methods(*options):
+        suite.run("-k", "logits and 3-bit", *options, claims=PAYOFF)
+        return model_of(suite)["looks"]["strategies_at_look"][0]
+
+    few, every = methods(), methods("--all-methods")
+    shown = [method for method in METHODS.values() if method.shown and not method.grouped]
+    assert few == 3  # full precision, and round-to-nearest at both precisions, which costs nothing here
+    assert every >= METHODS_READ + 1 + 2 * len(shown)
+    assert methods("--effort=standard") == every
 
 
 def test_all_stages_are_measured_where_asked_for(suite):
@@ -140,7 +225,7 @@ def test_one_size_alone_needs_nothing_of_replication(suite, fresh):
 
 def test_claims_whose_stage_is_left_out_are_not_applicable(suite, monkeypatch):
     folder = suite.pytester.path
-    monkeypatch.setattr(ModelMeasurement, "_losses", None)
+    monkeypatch.setattr(ModelMeasurement, "_by_look", None)
     monkeypatch.setattr("claims.deviations_file.FOLDER", folder)
     suite.run("-k", "nothing or some_layer", claims=EVERY_CLAIM)
     conditions = {key: model_of(suite)[key] for key in ("effort", "seed", "weights_hash")}
