@@ -14,7 +14,8 @@ from torch import nn
 from awq_core.architecture import blocks_of
 from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.layers import measure_layers
-from awq_core.measure.methods import FULL, METHODS, LayerFindings, Strategy
+from awq_core.measure.block_rounding import LayerFindings
+from awq_core.measure.methods import FULL, METHODS, Strategy
 from awq_core.measure.one_pass import MethodPass
 from awq_core.measured import JUDGED_BITS
 from awq_core.products import multiplies_bfloat16

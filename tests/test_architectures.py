@@ -26,8 +26,9 @@ from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.evidence import Verdict
 from awq_core.intervals import InsufficientDataError
 from awq_core.layers import LayerSettings, measure_layers
+from awq_core.measure.block_rounding import LayerFindings
 from awq_core.measure.losses import logits_of
-from awq_core.measure.methods import METHODS, LayerFindings, Strategy
+from awq_core.measure.methods import METHODS, Strategy
 from awq_core.measure.one_pass import MethodPass
 from awq_core.measured import JUDGED_BITS, Measured
 from awq_core.quantizer import round_to_nearest

@@ -20,7 +20,8 @@ import awq_core.equivalence
 import awq_core.quantizer
 import awq_core.scales
 from awq_core.evidence import Evidence, Verdict
-from awq_core.measure.methods import FULL, METHODS, LayerFindings, Strategy
+from awq_core.measure.block_rounding import LayerFindings
+from awq_core.measure.methods import FULL, METHODS, Strategy
 from awq_core.measured import Measured
 from claims.catalogue import whole_catalogue
 from claims.claim import Setting

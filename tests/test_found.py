@@ -14,9 +14,10 @@ import torch
 from awq_core.coded_weights import CodedWeight
 from awq_core.kept_blocks import Arrays, KeptBlocks, KeptInMemory
 from awq_core.measure import one_pass
+from awq_core.measure.block_rounding import LayerFindings
 from awq_core.measure.found import Found, from_arrays, to_arrays
 from awq_core.measure.losses import Scores
-from awq_core.measure.methods import LayerFindings, Search, Strategy, strategies
+from awq_core.measure.methods import Search, Strategy, strategies
 from fixtures.kept_blocks import BlocksOnDisk
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, tokens
 

@@ -15,8 +15,9 @@ import xarray as xr
 import fixtures.kept_blocks
 from awq_core.architectures.block_stream import Blocks
 from awq_core.looks import Looks
+from awq_core.measure.block_rounding import LayerFindings
 from awq_core.measure.losses import Scores
-from awq_core.measure.methods import METHODS, LayerFindings, strategies
+from awq_core.measure.methods import METHODS, strategies
 from awq_core.measure.one_pass import MethodPass
 from awq_core.measure.searches import Calibration
 from awq_core.measured import JUDGED_BITS, Measured

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from awq_core.architectures.block_stream import Blocks
+from awq_core.measure.block_rounding import LayerFindings, redraw_signs
 from awq_core.measure.losses import Scores
 from awq_core.measure.methods import (
     A_SCALE_AT_RUN_TIME,
@@ -16,9 +17,7 @@ from awq_core.measure.methods import (
     METHODS,
     MIXED_PRECISION,
     RANDOM_CHOICES,
-    LayerFindings,
     Strategy,
-    redraw_signs,
     strategies,
 )
 from awq_core.measure.one_pass import MethodPass

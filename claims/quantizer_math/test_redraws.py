@@ -13,8 +13,9 @@ from torch import Tensor
 
 from awq_core.architecture import architecture_of
 from awq_core.gptq import gptq
+from awq_core.measure.block_rounding import LayerFindings, Rounding, redraw_signs
 from awq_core.measure.found import Found
-from awq_core.measure.methods import METHODS, LayerFindings, Rounding, Strategy, redraw_signs
+from awq_core.measure.methods import METHODS, Strategy
 from awq_core.quantizer import round_to_nearest
 
 LLAMA = architecture_of("llama")

@@ -1,1 +1,0 @@
-from awq_core.architectures.block_stream import BlockStream  # noqa
