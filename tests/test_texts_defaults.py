@@ -110,7 +110,7 @@ def test_a_local_folder_gets_the_python_documentation_and_a_note_instead() -> No
     texts = choose_texts(FOLDER, None, None, None)
     assert texts.heldout == ("the heldout modules",)
     assert texts.notes == (
-        "WikiText-2 is not on this machine: the calibration and held-out text is the Python documentation; "
+        "WikiText-2 cannot be had here: the calibration and held-out text is the Python documentation; "
         "set AWQ_CLAIMS_TEXTS or give your own",
     )
 
