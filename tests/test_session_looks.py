@@ -1,11 +1,10 @@
 """Whole sessions in which the losses are scored look by look: the verdicts of one look, for less, and what is said."""
 
 import json
-from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from fixtures.texts.effort import EFFORTS
 from tests.suite_sessions import assert_no_traceback, text
 
 CLEAR = tuple(f"claims/test_salience.py::test_{name}" for name in ("one_percent", "ninety_nine", "weight_is_chance"))
@@ -13,9 +12,8 @@ CLEAR = tuple(f"claims/test_salience.py::test_{name}" for name in ("one_percent"
 
 
 @pytest.fixture
-def looking(suite, monkeypatch):
-    """Sessions in which every model is too large for one look."""
-    monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], one_look_operations=1, most_operations=None))
+def looking(suite):
+    """Sessions, with what is recorded of their looks."""
 
     def run(*options, **settings):
         result = suite.run(*options, **settings)
@@ -33,7 +31,8 @@ def test_clear_claims_stop_at_the_first_look_with_the_verdicts_of_all_windows(lo
     result.stdout.fnmatch_lines([f"*losses look by look, as far as claims need them: {shown} of 128 windows"])
     assert result.ret == 0, "a verdict differs from the registered one, which all windows gave"
     assert (looks["windows"], looks["level"]) == ([16, 32, 64, 128], 0.9875)
-    assert looks["strategies_at_look"] == [4 + 2 * 12, 0, 0, 0]
+    # Full precision, round-to-nearest, and of kept channels those by activation, by weight and three random choices.
+    assert looks["strategies_at_look"] == [3 + 2 * 5, 0, 0, 0]
     assert looks["stopped"] == "no claim needed another look"
     assert len(claims) == 5
     for claim in claims.values():
@@ -50,20 +49,23 @@ def test_clear_claims_stop_at_the_first_look_with_the_verdicts_of_all_windows(lo
 
 
 def test_where_rounding_costs_nothing_nothing_else_is_scored(looking, tmp_path):
-    """A random model loses nothing by rounding: no strategy is calibrated, but for the seconds that are compared."""
+    """A random model loses nothing by rounding: no method is searched, but for the seconds that are compared."""
     longer = tmp_path / "longer.txt"
     longer.write_text(text(1000, seed=5), encoding="utf-8")
     claims = ("claims/test_payoff.py", "claims/test_bits.py", "claims/test_gptq.py", "claims/test_calibration.py")
     _, looks, found = looking("--heldout-text", longer, "-k", "not traffic", claims=claims)
-    assert looks["strategies_at_look"] == [4, *[0] * (looks["count"] - 1)]
+    assert looks["strategies_at_look"] == [3 + 2, *[0] * (looks["count"] - 1)]  # awq-block-4 and gptq-4
     waiting = {"payoff.perplexity@4", "bits.cliff@3", "gptq.close@4", "calibration.robust@3", "calibration.robust@4"}
     assert {found[key]["verdict"] for key in waiting} == {"insufficient data"}
-    assert found["gptq.slower"]["details"]["what is counted"].startswith("4 bits, ")
+    assert found["gptq.slower"]["details"]["what is counted"].startswith("4 bits, all blocks")
     assert found["gptq.slower"]["estimate"] > 0
 
 
-def test_one_look_has_no_more_to_say(suite):
-    result = suite.run()
-    assert "look by look" not in result.stdout.str()
-    looks = json.loads((suite.output / "tiny" / "evidence.json").read_text())["model"]["looks"]
+def test_one_look_is_all_windows_at_the_whole_level(looking, suite, tmp_path):
+    shorter = tmp_path / "shorter.txt"
+    shorter.write_text(text(230, seed=1), encoding="utf-8")
+    result, looks, _ = looking("--heldout-text", shorter, "-k", "logits", claims=("claims/test_payoff.py",))
+    windows = np.load(suite.output / "tiny" / "tokens.npz")["heldout"].shape[0]
+    assert 16 < windows < 24, "so few that a second look would not be worth its share of the level"
     assert (looks["rule"], looks["count"], looks["level"]) == ("one look", 1, 0.95)
+    result.stdout.fnmatch_lines([f"*losses look by look, as far as claims need them: {windows} of {windows} windows"])
