@@ -1,5 +1,6 @@
 """Which texts a model gets, and that calibration and held-out text share no document."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -113,6 +114,16 @@ def test_a_local_folder_gets_the_python_documentation_and_a_note_instead() -> No
         "WikiText-2 cannot be had here: the calibration and held-out text is the Python documentation; "
         "set AWQ_CLAIMS_TEXTS or give your own",
     )
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_packaged_model_asks_the_hub_if_it_answers(reached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = replace(FOLDER, kind="packaged")
+    monkeypatch.setattr(defaults, "answers", lambda: reached)
+    monkeypatch.setattr(wikitext, "from_hub", lambda part, network: f"the hub's {part}" if network else None)
+    texts = choose_texts(packaged, None, None, None)
+    assert texts.heldout == (("the hub's test",) if reached else ("the heldout modules",))
+    assert len(texts.notes) == (0 if reached else 1)
 
 
 def test_half_of_wikitext_is_not_mixed_with_python(texts_folder: Path) -> None:
