@@ -6,6 +6,7 @@ dtype, so what is left of a difference is a mistake, and in half precision too a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from awq_core.architectures.block_stream import Blocks
 from awq_core.folding import Parameters, fold_block
 from awq_core.measure.losses import logits_of
 from awq_core.measure.one_pass import exchanged
+from awq_core.moments import MeasurementError
 
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Largest logit difference, over the largest logit, that rounding in the model's dtype may make.
@@ -85,6 +87,9 @@ def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck
         blocks: of the model, which is the same afterwards.
         tokens: `(windows, T)`.
         seed: of the scales.
+
+    Raises:
+        MeasurementError: if a logit is NaN or infinite.
     """
     model, architecture = blocks.model, blocks.architecture
     most = min(CHECKED_TOKENS, CHECKED_LOGITS // model.get_output_embeddings().weight.shape[0])
@@ -109,8 +114,10 @@ def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck
         foldable += sum(len(site.linears) for site in architecture.sites if site.name in covered)
     largest = difference = 0.0
     for logits, folded in zip(_logits(blocks, before), _logits(blocks, after), strict=True):
-        largest = max(largest, float(logits.abs().max()))
+        largest = max(largest, float(logits.abs().nan_to_num(torch.inf).max()))
         difference = max(difference, float((folded - logits).abs().nan_to_num(torch.inf).max()))
+    if not (math.isfinite(largest) and largest > 0):
+        raise MeasurementError("the model's logits are NaN, infinite or all zero")
     dtype = next(model.get_output_embeddings().parameters()).dtype
     return FoldingCheck(
         difference / largest,
