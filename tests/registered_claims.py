@@ -64,7 +64,7 @@ CATALOGUE: dict[str, tuple[float | None, float | None, tuple[int, ...]]] = {
 }
 """The registered thresholds, `(above, below, bits)`."""
 
-VERSIONS = {"gptq.close": 2, "gptq.slower": 2, "salience.weight-is-chance": 2}
+VERSIONS = {"calibration.robust": 2, "gptq.close": 2, "gptq.slower": 2, "salience.weight-is-chance": 2}
 """Versions other than 1. Raise one whenever words, estimand or threshold of its claim change."""
 
 OF_LOSSES = {
