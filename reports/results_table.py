@@ -1,6 +1,6 @@
 """The results tables of the README and of `docs/results.md`, written from evidence files.
 
-    python -m reports.results_table reports/out/embedded-tiny reports/out/embedded-small
+    python -m reports.results_table reports/out/smollm2-135m-q4 reports/out/embedded-tiny reports/out/embedded-small
 
 The README's part between its two markers, and the whole of `docs/results.md`, are replaced. `--check` writes
 nothing and fails where they are not what the evidence says.
@@ -95,8 +95,9 @@ def _document(records: Sequence[dict[str, Any]]) -> str:
     )
     legend = ", ".join(f"{look.symbol} {verdict}" for verdict, look in APPEARANCES.items())
     return (
-        "# Results on the embedded models\n\n"
-        "Written by `python -m reports.results_table` from the evidence of `make claims`. "
+        "# Results\n\n"
+        "Written by `python -m reports.results_table` from the evidence of `make claims`, and of "
+        "`make claims MODEL=embedded`. "
         f"{legend}. Estimates stand with their 95% intervals; `@4` and `@3` are bits.\n\n{texts}.\n\n"
         f"{full_table(records)}\n"
     )
