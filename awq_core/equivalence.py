@@ -54,10 +54,10 @@ class FoldingCheck:
         tolerance: what the dtype allows of it.
         dtype: of the model.
         tokens: how many were checked.
-        modules_before: modules of the model, by path and class, as a count.
+        modules_before: modules of all blocks, by path and class, as a count.
         modules_changed: modules that are there only before or only after.
         parameters_changed: parameters whose name, shape or dtype is there only before or only after.
-        operations_changed: tensor operations of one forward pass that are there only before or only after, by name.
+        operations_changed: tensor operations of all blocks' forward passes that are there only before or only after.
         foldable_linears: linears whose scale an operation absorbs.
         linears: all of them.
     """

@@ -7,7 +7,10 @@ from claims.claim import Reported, Setting, claim
 from claims.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows, reading
 from claims.readers import named, worth_recovering
 
-VARIANTS = {"gptq-parallel": "on full-precision inputs", "gptq-order": "so, in the activations' order"}
+VARIANTS = {
+    "gptq-parallel": "on full-precision inputs",
+    "gptq-order": "on full-precision inputs, in the activations' order",
+}
 
 
 @claim(

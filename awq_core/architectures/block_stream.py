@@ -215,7 +215,8 @@ class BlockStream:
             for index, (group, hidden) in enumerate(self.hidden[split]):
                 captured.clear()
                 with suppress(_Reached):
-                    self.outputs[split][index] = self.source.forward(block, hidden)
+                    output = self.source.forward(block, hidden)
+                    self.outputs[split][index] = output if outputs else None
                 yield group, {site: x.flatten(0, -2) for site, x in captured.items()}
 
     def begin(self, block: int) -> None:

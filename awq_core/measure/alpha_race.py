@@ -70,7 +70,7 @@ class Losses(Protocol):
         candidates: how many there are.
         cases: how many the tokens make.
         tokens: in each case.
-        size: `(cases,)` squared outputs, where a case is a token; None elsewhere.
+        size: `(cases,)` squared outputs (of a linear, inputs), where a case is a token; None elsewhere.
     """
 
     candidates: int

@@ -155,8 +155,13 @@ class MethodPass:
                     states[index] = torch.cat(moved)
             progress(block + 1, len(self.blocks))
         self._open.clear()
-        full, *others = [torch.cat([self.blocks.finish(b) for b in in_batches(state)]) for state in states]
-        return full, others
+        for index, strategy in enumerate(everything):
+            # Full precision itself, not a copy: it need not go through the head twice.
+            states[index] = states[0] if strategy is None and index else self._finished(states[index])
+        return states[0], states[1:]
+
+    def _finished(self, state: Tensor) -> Tensor:
+        return torch.cat([self.blocks.finish(batch) for batch in in_batches(state)])
 
     def parameters(self, strategy: Strategy, block: int) -> Parameters:
         """An opened block's parameters as a strategy has them, those that it changes."""

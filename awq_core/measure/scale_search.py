@@ -93,7 +93,7 @@ def search_group(
     families = [family for site in fold.sites for family, _ in architecture.site(site).linears]
     rounded = _Differences(linears, families, torch.stack(candidates, dim=1), bits)
     try:
-        found = race(_losses_of(fold, linears, inputs, rounded), exhaustive=exhaustive)
+        found = race(_losses_of(fold, inputs, rounded), exhaustive=exhaustive)
     except FloatingPointError:
         raise MeasurementError(
             f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss"
@@ -130,22 +130,26 @@ class _Differences:
     def __init__(self, linears: list[nn.Module], families: list[str], scales: Tensor, bits: int) -> None:
         self.linears = linears
         self.families = families
-        self.scales = scales
+        # Weights of half precision are rounded in single, as they are where they are deployed.
+        self._dtype = scales.dtype
+        exact = torch.promote_types(scales.dtype, torch.float32)
+        self.scales = scales.to(exact)
         self.bits = bits
         self.count = scales.shape[1]
-        self._weights = [weight_of(module).T.contiguous() for module in linears]  # (in, out) each
+        self._weights = [weight_of(module).T.to(exact).contiguous() for module in linears]  # (in, out) each
 
     def of(self, candidate: int) -> list[Tensor]:
         """`(in, out)` for each linear, in the dtype in which differences are multiplied."""
         scale = self.scales[:, candidate, None]
-        return [brief(rounding_differences(weight, scale, "asym-g128", self.bits)[:, 0]) for weight in self._weights]
+        found = [rounding_differences(weight, scale, "asym-g128", self.bits)[:, 0] for weight in self._weights]
+        return [brief(difference.to(self._dtype)) for difference in found]
 
     def by_weight(self, candidate: int) -> dict[int, Tensor]:
         """The same by the identity of the weights that they change."""
         return {id(m.weight): e for m, e in zip(self.linears, self.of(candidate), strict=True)}
 
 
-def _losses_of(fold: Fold, linears: list[nn.Module], inputs: BlockInputs, rounded: _Differences) -> Losses:
+def _losses_of(fold: Fold, inputs: BlockInputs, rounded: _Differences) -> Losses:
     if fold.inspected not in inputs.calls:
         return _LinearLosses(inputs.sites[fold.name], rounded)
     module, calls = inputs.module.get_submodule(fold.inspected), inputs.calls[fold.inspected]
