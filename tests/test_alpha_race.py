@@ -220,7 +220,7 @@ def test_the_first_tokens_lie_spread_over_sequences_and_places() -> None:
     (_, first), (_, second), *_ = table.asked
     assert np.diff([-1, *first.cases, 64]).max() <= 8
     places = np.concatenate([first.places, second.places])
-    assert np.bincount(places.ravel(), minlength=256).max() <= 8  # of 64: no place counts in every sequence
+    assert np.bincount(places.ravel(), minlength=256).max() <= 10  # of 64, in the mean 8: none counts in every sequence
     assert all(np.diff(np.sort(row)).max() <= 32 for row in places)
 
 
