@@ -364,7 +364,7 @@ def reading(losses: LossesByLook) -> LossesByLook:
     return losses
 
 
-TRIAL = [(["full", "rtn-3", "rtn-4"], 4, short) for short in (False, True)]
+TRIAL = [(["full", "rtn-3"], 4, False), (["full", "rtn-3"], 4, True)]
 
 
 @pytest.fixture
