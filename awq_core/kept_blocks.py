@@ -47,7 +47,7 @@ class KeptInMemory:
         self._results: dict[int, Arrays] = {}
 
     def read(self, index: int) -> Arrays | None:
-        """What was written."""
+        """Return what was written of a block, or None."""
         return self._results.get(index)
 
     def write(self, index: int, arrays: Arrays) -> None:

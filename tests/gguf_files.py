@@ -51,12 +51,17 @@ def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0) ->
     }
     kind = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}[architecture]
     model = kind[0](kind[1](**shape)).eval()
+    randomize(model, std=0.3)
+    return model
+
+
+def randomize(model: torch.nn.Module, std: float) -> None:
+    """Draw every parameter, so that no norm is 1 and no bias 0."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+            torch.nn.init.normal_(parameter, std=std)
 
 
 def gguf_tensors(model: torch.nn.Module, permuted: bool) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from fixtures.models.converted import on_this_machine
 from fixtures.models.loading import load_model
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import resolve
-from tests.gguf_files import MERGES, TOKENS
+from tests.gguf_files import MERGES, TOKENS, randomize
 
 SHAPE: dict[str, Any] = {
     "vocab_size": len(TOKENS),
@@ -48,11 +48,7 @@ def original(architecture: str) -> Any:
     with quiet():
         config = getattr(transformers, name)(**shape)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-        else:
-            torch.nn.init.normal_(parameter, std=0.2)
+    randomize(model, std=0.2)
     return model
 
 

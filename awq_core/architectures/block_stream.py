@@ -97,14 +97,14 @@ class Blocks:
         return kept[0]
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """What reaches the language-model head, `(batch, length, width)`, from the last block's output."""
+        """Compute what reaches the language-model head, `(batch, length, width)`, from the last block's output."""
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
         with torch.no_grad(), self._replaced(lambda block, given: hidden):
             found: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return found
 
     def arguments(self, length: int) -> list[Arguments]:
-        """What every block is called with beside hidden states (positions, masks), for sequences of one length.
+        """Make the arguments of every block beside hidden states (positions, masks), for sequences of one length.
 
         Such sequences have no padding, so these hold, broadcast, for any batch.
         """

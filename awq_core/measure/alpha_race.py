@@ -38,21 +38,21 @@ FEWEST_DEGREES = 7
 """Degrees of freedom before anything is dropped: fewer say too little about the spread."""
 
 FIRST_SEQUENCES = 16
-"""Of the first round, where a case is a sequence; after it all sequences are looked at."""
+"""Sequences of the first round, where a case is a sequence; after it all sequences are looked at."""
 
 FIRST_PLACES = 32
 """Tokens of each: keys and values of the whole sequence cost the same, however few queries there are."""
 
 FIRST_TOKENS = 256
-"""Of the first round, where a case is a token; the second has four times as many, as with 64 sequences."""
+"""Tokens of the first round, where a case is a token; the second has four times as many, as with 64 sequences."""
 
 LARGEST_TOKENS = 128
-"""Of these the ones with the largest outputs."""
+"""Tokens of the first round that are chosen for having the largest outputs."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a round tries: some tokens of some cases (sequences, or single tokens).
+    """Tokens that a round tries, of some cases (sequences, or single tokens).
 
     Attributes:
         cases: `(n,)` indices of the cases.
@@ -192,7 +192,7 @@ def survivors(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray
 
 
 def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
-    """What choosing the best so far is expected to lose against each candidate, `(k,)`; see above.
+    """Compute what choosing the best so far is expected to lose against each candidate, `(k,)`; see above.
 
     Args:
         distance: `(k,)`, how far each is behind the best.
