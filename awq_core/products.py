@@ -32,26 +32,14 @@ def product_with_rows(left: Tensor, right: Tensor, bias: Tensor | None = None) -
 
 
 class Products(TorchFunctionMode):
-    """Lets the linears that are called inside multiply as fast as the processor can.
-
-    Args:
-        short: multiply in bfloat16, adding in single precision, where the device has instructions for that.
-    """
-
-    def __init__(self, *, short: bool = False) -> None:
-        super().__init__()
-        self.short = short
+    """Lets the linears that are called inside multiply as fast as the processor can."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not torch.nn.functional.linear or kwargs or args[0].dtype != torch.float32:
             return func(*args, **kwargs)
         inputs, weight, *rest = args
-        bias = rest[0] if rest else None
-        if self.short:
-            product = func(inputs.to(torch.bfloat16), weight.to(torch.bfloat16)).to(torch.float32)
-            return product if bias is None else product + bias
-        return product_with_rows(inputs, weight, bias)
+        return product_with_rows(inputs, weight, rest[0] if rest else None)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

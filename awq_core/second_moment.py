@@ -25,6 +25,10 @@ HEAVY_SHARE = 1 / 16
 terms weigh so much, or cancel, their rounding errors (2^-8 of them at most) would not average out."""
 
 
+TOKENS_AT_ONCE = 2048
+"""Tokens that are multiplied at once: fewer make a product inefficient, and more only take memory."""
+
+
 class SecondMoment:
     """`G` of one input site.
 
@@ -44,18 +48,35 @@ class SecondMoment:
         count = max(1, round(width / BLOCK_COLUMNS))
         edges = [width * index // count for index in range(count + 1)]
         self.blocks = [slice(start, stop) for start, stop in pairwise(edges)]
-        self._triangle = [  # rows of block J, columns up to J's end
+        self._summed = [  # rows of block J, columns up to J's end
             torch.zeros(block.stop - block.start, block.stop, dtype=arithmetic, device=device) for block in self.blocks
         ]
+        self._waiting: list[Tensor] = []  # tokens that are not in the sums yet
         self.short = arithmetic == torch.float32 and multiplies_bfloat16(torch.device(device))
         self._known_factors: dict[bool, list[Tensor]] = {}  # by whether in bfloat16
 
     def update(self, inputs: Tensor) -> None:
         """Add tokens, `(tokens, width)`."""
         self._known_factors.clear()
-        transposed = inputs.to(self.arithmetic).T.contiguous()  # (width, T)
-        for block, total in zip(self.blocks, self._triangle, strict=True):
-            total += product_with_rows(transposed[block], transposed[: block.stop])
+        self._waiting.append(inputs)
+        if sum(map(len, self._waiting)) >= TOKENS_AT_ONCE:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if not self._waiting:
+            return
+        joined = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        for inputs in joined.split(TOKENS_AT_ONCE):
+            transposed = inputs.to(self.arithmetic).T.contiguous()  # (width, T)
+            for block, total in zip(self.blocks, self._summed, strict=True):
+                total += product_with_rows(transposed[block], transposed[: block.stop])
+        self._waiting.clear()
+
+    @property
+    def _triangle(self) -> list[Tensor]:
+        """Sums over all tokens: rows of block J, columns up to J's end."""
+        self._add_waiting()
+        return self._summed
 
     def row_errors(self, rows: Tensor) -> Tensor:
         """`e_r = E_r G E_r^T` of every row.

@@ -33,29 +33,12 @@ def test_in_single_precision_they_differ_by_its_rounding(bias: bool) -> None:
     torch.testing.assert_close(found, product_with_rows(inputs, linear.weight.detach(), linear.bias), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_short_ones_round_to_bfloat16_what_is_multiplied_and_what_comes_of_it(bias: bool) -> None:
-    """And add the bias in single precision."""
-    linear, inputs = drawn(torch.float32, bias)
-    with torch.no_grad(), Products(short=True):
-        found = linear(inputs)
-    assert found.dtype == torch.float32
-    rounded = inputs.bfloat16().double() @ linear.weight.bfloat16().double().T
-    offset = linear.bias.detach() if bias else 0.0
-    # 8 bits of mantissa: half a unit of the last is 2^-9.
-    torch.testing.assert_close((found - offset).double(), rounded, rtol=2**-8, atol=1e-3)
-    assert (found.double() - exact(linear, inputs)).abs().max() > 1e-3  # and short they are
-    if not bias:
-        assert torch.equal(found, found.bfloat16().float())
-
-
-@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_dtypes_are_left_alone(dtype: torch.dtype, short: bool) -> None:
+def test_other_dtypes_are_left_alone(dtype: torch.dtype) -> None:
     linear, inputs = drawn(dtype, bias=True)
     with torch.no_grad():
         expected = linear(inputs)
-        with Products(short=short):
+        with Products():
             assert torch.equal(linear(inputs), expected)
         assert torch.equal(linear(inputs), expected)
 

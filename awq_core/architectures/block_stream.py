@@ -68,19 +68,18 @@ class Blocks:
             for name, parameter in list(module.named_parameters()):
                 put_parameter(module, name, torch.empty_like(parameter, device="meta"))
 
-    def forward(self, block: int, hidden: Tensor, *, short: bool = False) -> Tensor:
+    def forward(self, block: int, hidden: Tensor) -> Tensor:
         """Output of one opened block.
 
         Args:
             block: index of the block.
             hidden: `(batch, length, width)`.
-            short: multiply in bfloat16, where the processor has instructions for it.
 
         Returns:
             Of the input's shape.
         """
         arguments, keywords = self.arguments(hidden.shape[1])[block]
-        with torch.no_grad(), Products(short=short):
+        with torch.no_grad(), Products():
             output = self.modules[block](hidden, *arguments, **keywords)
         return output[0] if isinstance(output, tuple) else output
 

@@ -38,7 +38,7 @@ FEWEST_DEGREES = 7
 """Degrees of freedom before anything is dropped: fewer say too little about the spread."""
 
 FIRST_SEQUENCES = 16
-"""Sequences of the first round, where a case is a sequence; after it all sequences are looked at."""
+"""Sequences of the first round, where a case is a sequence; doubled until all are looked at, then the places are."""
 
 FIRST_PLACES = 32
 """Tokens of each: keys and values of the whole sequence cost the same, however few queries there are."""
@@ -222,9 +222,11 @@ def _samples(cases: int, tokens: int, largest: np.ndarray) -> Iterator[Sample]:
     sequences, places = spread_order(cases), spread_order(tokens)
     moved = (places + spread_order(cases)[:, None] * tokens // cases) % tokens  # (cases, tokens)
     done = min(tokens, FIRST_PLACES)
-    for some in (sequences[:FIRST_SEQUENCES], sequences[FIRST_SEQUENCES:]):
-        if len(some):
-            yield Sample(np.sort(some), np.sort(moved[np.sort(some), :done], axis=1))
+    tried, upto = 0, FIRST_SEQUENCES
+    while tried < cases:
+        some = np.sort(sequences[tried:upto])
+        yield Sample(some, np.sort(moved[some, :done], axis=1))
+        tried, upto = min(upto, cases), 2 * upto
     while done < tokens:
         yield Sample(np.arange(cases), np.sort(moved[:, done : 2 * done], axis=1))
         done = min(tokens, 2 * done)

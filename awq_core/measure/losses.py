@@ -6,12 +6,14 @@ mean window loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from awq_core.architectures.block_stream import Blocks
 from awq_core.products import Products
@@ -22,6 +24,9 @@ LOGIT_ELEMENTS = 12_000_000
 ROW_ELEMENTS = 1_000_000
 """Of those, what is turned into probabilities and compared at once on a CPU: as much as its caches hold. With 152k
 tokens in the vocabulary this takes a third of the time of going over all logits for every operation."""
+
+RowLogits = Callable[[slice], Tensor]
+"""Logits `(rows, vocabulary)` of a slice of the tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +55,36 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
         ids: `(windows, T)` token ids; each token but the first of a window is a target.
         full: `(windows, T, width)`, what reaches the head in full precision.
         states: the same under each strategy; `full` itself where nothing is rounded.
-        short: multiply in bfloat16.
+        short: multiply only how states differ from full precision, in bfloat16 (of a model in single precision).
     """
     model = blocks.model
-    vocabulary = len(model.get_output_embeddings().weight)
+    weight = model.get_output_embeddings().weight
+    brief_weight = weight.to(torch.bfloat16) if short and weight.dtype == torch.float32 else None
     targets = ids[:, 1:]
     totals = torch.zeros(2, len(states), len(ids), dtype=torch.float64)
-    most = max(1, LOGIT_ELEMENTS // vocabulary)
+    most = max(1, LOGIT_ELEMENTS // len(weight))
     per_chunk = -(-targets.shape[1] // -(-targets.shape[1] // most))  # chunks of one size, or nearly
-    with torch.no_grad(), Products(short=short):
+    with torch.no_grad(), Products():
         for window in range(len(ids)):
             for start in range(0, targets.shape[1], per_chunk):
                 part = slice(start, min(start + per_chunk, targets.shape[1]))
-                log_full = torch.log_softmax(logits_of(model, full[window, part]), dim=-1)  # (t, V)
+                logits = _uncapped(model, full[window, part])  # (t, V)
+                log_full = torch.log_softmax(_capped(model, logits), dim=-1)
                 probabilities = log_full.exp()
                 aimed = targets[window, part]
+
+                def of_rows(hidden: Tensor, logits: Tensor = logits, whole: Tensor = full[window, part]) -> RowLogits:
+                    if brief_weight is None:
+                        found = _uncapped(model, hidden)
+                        return lambda rows: _capped(model, found[rows])
+                    change = functional.linear((hidden - whole).to(torch.bfloat16), brief_weight)
+                    return lambda rows: _capped(model, logits[rows] + change[rows])
+
                 for index, hidden in enumerate(states):
                     if hidden is full:
                         totals[0, index, window] -= log_full.gather(1, aimed[:, None]).sum(dtype=torch.float64).cpu()
                         continue
-                    found = _compare(logits_of(model, hidden[window, part]), log_full, probabilities, aimed)
+                    found = _compare(of_rows(hidden[window, part]), log_full, probabilities, aimed)
                     totals[:, index, window] += found.cpu()
     return [Scores(loss, divergence) for loss, divergence in (totals / targets.shape[1]).transpose(0, 1).numpy()]
 
@@ -81,27 +96,34 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
         model: its output head is applied, and the soft cap on logits that its configuration may ask for (Gemma 2).
         hidden: `(..., width)`, what reaches the head.
     """
-    logits = model.get_output_embeddings()(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return _capped(model, _uncapped(model, hidden))
+
+
+def _uncapped(model: Any, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _capped(model: Any, logits: Tensor) -> Tensor:
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _compare(logits: Tensor, log_full: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
+def _compare(logits_of_rows: RowLogits, log_full: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
     """Summed loss and summed KL(full || strategy) of some tokens, `(2,)` float64.
 
     Args:
-        logits: `(t, V)`, the strategy's.
+        logits_of_rows: the strategy's logits `(rows, V)` of some of the tokens.
         log_full: `(t, V)`, full precision's log-probabilities.
         probabilities: `(t, V)`, and its probabilities.
         targets: `(t,)`, the tokens that come next.
     """
     # A GPU has no such caches, and every slice would cost it launches.
-    rows = len(logits) if logits.is_cuda else max(1, ROW_ELEMENTS // logits.shape[1])
-    sums = torch.zeros(2, dtype=torch.float64, device=logits.device)
-    for start in range(0, len(logits), rows):
+    rows = len(log_full) if log_full.is_cuda else max(1, ROW_ELEMENTS // log_full.shape[1])
+    sums = torch.zeros(2, dtype=torch.float64, device=log_full.device)
+    for start in range(0, len(log_full), rows):
         part = slice(start, start + rows)
-        log_p = torch.log_softmax(logits[part], dim=-1)
+        log_p = torch.log_softmax(logits_of_rows(part), dim=-1)
         sums[0] -= log_p.gather(1, targets[part, None]).sum(dtype=torch.float64)
         # Not from the sums of p log p and p log q: they are a thousand times as large as their difference.
         sums[1] += torch.sub(log_full[part], log_p, out=log_p).mul_(probabilities[part]).sum(dtype=torch.float64)

@@ -45,7 +45,6 @@ class MethodPass:
         layers: what the layer-level instruments found.
         arithmetic: dtype of second moments and GPTQ.
         kept: where what each search found is kept, block by block; by default in memory.
-        short: multiply in bfloat16 where methods' losses are measured.
         exhaustive: let searches try every exponent on every token.
     """
 
@@ -57,7 +56,6 @@ class MethodPass:
         arithmetic: torch.dtype = torch.float32,
         kept: KeptByName | None = None,
         *,
-        short: bool = False,
         exhaustive: bool = False,
     ) -> None:
         self.blocks = blocks
@@ -66,7 +64,6 @@ class MethodPass:
         self.arithmetic = arithmetic
         in_memory: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
         self.kept = kept or in_memory.__getitem__
-        self.short = short
         self.exhaustive = exhaustive
         self._open: dict[tuple[str, int], Found] = {}  # of the block that was asked for last, by the search's name
 
@@ -76,7 +73,7 @@ class MethodPass:
         windows: np.ndarray,
         progress: Progress = lambda done, total: None,
         *,
-        short: bool | None = None,
+        short: bool = False,
     ) -> list[Scores]:
         """Losses of strategies, and their divergence from full precision.
 
@@ -84,13 +81,13 @@ class MethodPass:
             strategies: to be scored.
             windows: held-out token ids `[windows, length]`.
             progress: called with `(blocks done, blocks)`, counted over all turns.
-            short: see the class; by default as the pass was made.
+            short: multiply in bfloat16 by the head, where only differences to full precision are
+                (`losses.compare`).
 
         Raises:
             MeasurementError: if a loss is NaN or infinite, or a search meets one.
         """
-        short = self.short if short is None else short
-        ids = torch.as_tensor(windows, device=self.blocks.device)
+        ids = self._ids(windows)
         element = next(self.blocks.model.get_output_embeddings().parameters()).element_size()
         width = self.blocks.model.get_input_embeddings().weight.shape[1]
         of_window = (1 + len(strategies)) * ids.shape[1] * width * element
@@ -102,7 +99,7 @@ class MethodPass:
             def step(done: int, total: int, before: int = turn) -> None:
                 progress(before * total + done, len(turns) * total)
 
-            full, states = self._pass(strategies, part, searching, step, short)
+            full, states = self._pass(strategies, part, searching, step)
             searching = None  # the first turn found all there is to find
             for of_strategy, found in zip(scores, compare(self.blocks, part, full, states, short=short), strict=True):
                 of_strategy.append(found)
@@ -111,6 +108,22 @@ class MethodPass:
             if not (np.isfinite(score.loss).all() and np.isfinite(score.divergence).all()):
                 raise MeasurementError(f"strategy {strategy.name}: a window's loss is NaN or infinite")
         return joined
+
+    def short_change(self, strategies: Sequence[Strategy], windows: np.ndarray) -> float:
+        """What products in bfloat16 move mean losses by, or how far one lies above the first: the most, nats.
+
+        Args:
+            strategies: full precision first.
+            windows: few, as all are held at once.
+        """
+        ids = self._ids(windows)
+        full, states = self._pass(strategies, ids, _Searching(self, strategies), lambda done, total: None)
+        exact, short = (compare(self.blocks, ids, full, states, short=short) for short in (False, True))
+        moved = np.array([float((a.loss - b.loss).mean()) for a, b in zip(exact, short, strict=True)])
+        return float(max(np.abs(moved).max(), np.abs(moved - moved[0]).max()))
+
+    def _ids(self, windows: np.ndarray) -> Tensor:
+        return torch.as_tensor(windows, device=self.blocks.device)
 
     def found(self, search: Search, block: int) -> Found:
         """What a search found of a block: kept, or remembered while the block is open.
@@ -133,7 +146,6 @@ class MethodPass:
         ids: Tensor,
         searching: _Searching | None,
         progress: Progress,
-        short: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """What reaches the head in full precision and under every strategy, `(windows, T, width)` each."""
         everything = [None, *(strategy if strategy.method is not None else None for strategy in strategies)]
@@ -151,7 +163,7 @@ class MethodPass:
                         continue
                     changed = {} if strategy is None else self.parameters(strategy, block)
                     with exchanged(self.blocks.model, changed):
-                        moved = [self.blocks.forward(block, batch, short=short) for batch in in_batches(states[index])]
+                        moved = [self.blocks.forward(block, batch) for batch in in_batches(states[index])]
                     states[index] = torch.cat(moved)
             progress(block + 1, len(self.blocks))
         self._open.clear()

@@ -216,14 +216,11 @@ class _SequenceLosses:
 
     def __init__(self, module: nn.Module, calls: list[Call], rounded: _Differences) -> None:
         self.module = module
-        self.calls = calls
+        self.call = _joined(calls)
         self.rounded = rounded
         self.candidates = rounded.count
-        hidden = [_hidden(call) for call in calls]
-        self.starts = np.cumsum([0, *map(len, hidden)])
-        self.cases = int(self.starts[-1])
-        self.tokens = hidden[0].shape[1]
-        first, kwargs = _some_sequences(calls[0], torch.arange(1))
+        self.cases, self.tokens = _hidden(self.call).shape[:2]
+        first, kwargs = _some_sequences(self.call, torch.arange(1))
         some = torch.arange(0, self.tokens, 7).unsqueeze(0)
         # Only attention of a known shape is looked at in places: it must give there what it gives as a whole.
         self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
@@ -235,12 +232,12 @@ class _SequenceLosses:
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""
         found = []
-        for call, start, stop in zip(self.calls, self.starts, self.starts[1:], strict=False):
-            mine = (sample.cases >= start) & (sample.cases < stop)
-            if mine.any():
-                args, kwargs = _some_sequences(call, torch.as_tensor(sample.cases[mine] - start))
-                trial = self._trial(args, kwargs, torch.as_tensor(sample.places[mine]))
-                found.append([mean_square(trial.change(self.rounded.by_weight(candidate))) for candidate in left])
+        at_once = max(1, BATCH_TOKENS // self.tokens)
+        for start in range(0, len(sample.cases), at_once):
+            part = slice(start, start + at_once)
+            args, kwargs = _some_sequences(self.call, torch.as_tensor(sample.cases[part]))
+            trial = self._trial(args, kwargs, torch.as_tensor(sample.places[part]))
+            found.append([mean_square(trial.change(self.rounded.by_weight(candidate))) for candidate in left])
         return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).cpu().numpy()
 
     def _trial(
@@ -257,14 +254,31 @@ def _hidden(call: Call) -> Tensor:
     return found
 
 
+def _of_sequences(value: Any, hidden: Tensor) -> bool:
+    """Whether an argument has an entry for every sequence. Masks and positions, of other dimensions, hold for all."""
+    return isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
+
+
+def _joined(calls: list[Call]) -> Call:
+    """Calls as one with the sequences of all."""
+    hidden = _hidden(calls[0])
+
+    def joined(values: tuple[Any, ...]) -> Any:
+        return torch.cat(values) if _of_sequences(values[0], hidden) else values[0]
+
+    positional = zip(*(args for args, _ in calls), strict=True)
+    return tuple(map(joined, positional)), {
+        name: joined(tuple(kwargs[name] for _, kwargs in calls)) for name in calls[0][1]
+    }
+
+
 def _some_sequences(call: Call, rows: Tensor) -> Call:
-    """A call with some of its sequences. Masks and positions, which have other dimensions, hold for all."""
+    """A call with some of its sequences."""
     args, kwargs = call
     hidden = _hidden(call)
 
     def some(value: Any) -> Any:
-        of_sequences = isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
-        return value[rows] if of_sequences else value
+        return value[rows] if _of_sequences(value, hidden) else value
 
     return tuple(map(some, args)), {name: some(value) for name, value in kwargs.items()}
 

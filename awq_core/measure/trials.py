@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,8 +23,34 @@ from awq_core.products import multiplies_bfloat16, product_with_rows
 Changes = dict[int, Tensor]
 """`E^T`, `(in, out)`, by the identity of the weight that it changes."""
 
-Known = dict[int, tuple[Tensor, Tensor, Tensor]]
-"""A linear's full-precision inputs, the same in the dtype of differences, and outputs, by its weight's identity."""
+
+@dataclass
+class KnownLinear:
+    """A linear in full precision.
+
+    Attributes:
+        inputs: what it reads.
+        weight: `(out, in)`.
+        output: what it makes of them.
+    """
+
+    inputs: Tensor
+    weight: Tensor
+    output: Tensor
+
+    @cached_property
+    def brief_inputs(self) -> Tensor:
+        """The inputs in the dtype of differences."""
+        return brief(self.inputs)
+
+    @cached_property
+    def brief_weight(self) -> Tensor:
+        """The weight in the dtype of differences."""
+        return brief(self.weight)
+
+
+Known = dict[int, KnownLinear]
+"""By the identity of the weight."""
 
 
 GIVEN = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -166,14 +194,15 @@ class Differences(TorchFunctionMode):
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, key: Tensor) -> Tensor:
         """Output of a linear with a weight `(out, in)`, known by `key`."""
         if not self._changes:
-            output = product_with_rows(inputs, weight, bias)
-            self._known[id(key)] = inputs, brief(inputs), output
-            return output
-        before, shortened, full = self._known[id(key)]
+            self._known[id(key)] = KnownLinear(inputs, weight, product_with_rows(inputs, weight, bias))
+            return self._known[id(key)].output
+        known = self._known[id(key)]
         change = self._changes.get(id(key))
         if change is not None:  # it reads what it read before
-            return full + shortened @ change
-        return full if inputs is before else full + brief(inputs - before) @ brief(weight.T)
+            return known.output + known.brief_inputs @ change
+        if inputs is known.inputs:
+            return known.output
+        return known.output + functional.linear(brief(inputs - known.inputs), known.brief_weight)
 
     def _attention(self, attend: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         return attend(*args, **kwargs)
@@ -234,11 +263,13 @@ class _AtPlaces(_OneHead):
     def _attention(self, attend: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         query = args[0] if args else kwargs["query"]
         key, value = self._reached
-        # Repeated for every query head, or not: neighbouring query heads share one.
-        shared = query.shape[1] // key.shape[1]
-        if shared > 1:
-            key, value = (heads.repeat_interleave(shared, dim=1) for heads in (key, value))
-        return attend(query, key, value, attn_mask=self._mask, scale=kwargs.get("scale"))
+        heads, places = query.shape[1:3]
+        # Neighbouring query heads share a key head: their queries stand one after another, and no key is repeated.
+        shared = heads // key.shape[1]
+        query = query.reshape(len(query), -1, shared * places, query.shape[-1])  # (S, key heads, shared P, d)
+        mask = self._mask.repeat(1, 1, shared, 1)  # (S, 1, shared P, T)
+        found = attend(query, key, value, attn_mask=mask, scale=kwargs.get("scale"))
+        return found.reshape(len(query), heads, places, -1)
 
 
 def brief(difference: Tensor) -> Tensor:
