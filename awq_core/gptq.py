@@ -26,7 +26,7 @@ INVERTED_AT_ONCE = 256
 """Width up to which a triangular factor is inverted by substitution. It too decides the speed alone."""
 
 
-def gptq(
+def gptq_codes(
     weight: Tensor,
     second_moment: Tensor,
     bits: int,
@@ -35,31 +35,8 @@ def gptq(
     activation_order: bool = False,
     damping: float = DAMPING,
     block_size: int = BLOCK_SIZE,
-) -> Tensor:
-    """Dequantized weights `(out, in)` after GPTQ, in the weight's dtype: `gptq_codes` at one precision."""
-    (found,) = gptq_codes(
-        weight,
-        second_moment,
-        (bits,),
-        group_size,
-        activation_order=activation_order,
-        damping=damping,
-        block_size=block_size,
-    )
-    return found.dequantize()
-
-
-def gptq_codes(
-    weight: Tensor,
-    second_moment: Tensor,
-    bits: tuple[int, ...],
-    group_size: int,
-    *,
-    activation_order: bool = False,
-    damping: float = DAMPING,
-    block_size: int = BLOCK_SIZE,
-) -> list[CodedWeight]:
-    """Codes after GPTQ at several precisions, which share the work on the second moment and the loop over columns.
+) -> CodedWeight:
+    """Codes of a linear after GPTQ, computed in the second moment's dtype.
 
     A group's step and zero point are taken from its weights as they stand when its first column is reached,
     with every earlier column's error made up for. Under `activation_order` columns are taken by falling
@@ -69,68 +46,58 @@ def gptq_codes(
     Args:
         weight: `(out, in)`; rows do not influence one another, so linears that share an input may be stacked.
         second_moment: `(in, in)`, `G = X^T X`. A factor on it changes nothing.
-        bits: precisions.
+        bits: precision.
         group_size: weights in a group; must divide `in`.
         activation_order: take the columns that matter most first.
         damping: share of the mean diagonal added to the diagonal, above 0.
         block_size: columns in a lazy update.
 
-    Returns:
-        For each precision the linear, computed in the second moment's dtype.
-
     Raises:
         ValueError: if the group size does not divide the width, or the damped second moment is not positive
             definite (a NaN among the inputs, or no damping).
     """
-    out_features, in_features = weight.shape
+    in_features = weight.shape[1]
     if group_size < 1 or in_features % group_size:
         raise ValueError(f"group_size must divide the input width {in_features}, got {group_size}")
     moment = second_moment.clone()  # (in, in)
     dead = moment.diagonal() == 0
     moment.diagonal()[dead] = 1.0
-    alive = weight.to(moment.dtype).masked_fill(dead, 0.0)  # (out, in)
-    groups = torch.arange(in_features, device=alive.device) // group_size  # group of every column
-    # Columns lie along the first dimension, so that each is one piece of memory; the precisions stand side by side.
-    parts = [slice(place * out_features, (place + 1) * out_features) for place in range(len(bits))]
-    work = alive.T.repeat(1, len(bits))  # (in, R): R = precisions times out
-    tops = torch.cat([work.new_full((out_features,), 2**precision - 1) for precision in bits])  # (R,)
-    steps, zero_points = _steps(work, bits, parts, group_size)  # (groups, R)
+    # Columns lie along the first dimension, so that each is one piece of memory.
+    work = weight.to(moment.dtype).masked_fill(dead, 0.0).T.contiguous()  # (in, out)
+    groups = torch.arange(in_features, device=work.device) // group_size  # group of every column
+    steps, zero_points = _steps(work, bits, group_size)  # (groups, out)
     order = torch.arange(in_features, device=work.device)
     if activation_order:
         order = torch.argsort(moment.diagonal(), descending=True, stable=True)
         work, moment, groups = work[order], moment[order.unsqueeze(1), order], groups[order]
     propagation = _propagation(moment, damping)  # (in, in), upper triangular
     del moment
-    places, group_of = order.tolist(), groups.tolist()  # plain numbers: a look at a device's would wait for it
-    codes = torch.empty(work.shape, dtype=torch.uint8 if max(bits) <= 8 else torch.int32, device=work.device)
+    diagonal = propagation.diagonal().tolist()  # plain numbers: a look at a device's would wait for it
+    places, group_of = order.tolist(), groups.tolist()
+    codes = torch.empty(work.shape, dtype=torch.uint8 if bits <= 8 else torch.int32, device=work.device)
     # A whole number of groups, so that a group's weights are up to date when its step is taken.
     width = max(1, block_size // group_size) * group_size
     for start in range(0, in_features, width):
         stop = min(start + width, in_features)
         errors = work.new_empty(stop - start, work.shape[1])
         for column in range(start, stop):
-            group = group_of[column]
+            group, values = group_of[column], work[column]
             if not activation_order and column % group_size == 0:
-                fresh = _steps(work[column : column + group_size], bits, parts, group_size)
+                fresh = _steps(work[column : column + group_size], bits, group_size)
                 steps[group], zero_points[group] = fresh[0][0], fresh[1][0]
-            code = torch.minimum((work[column] / steps[group]).round_().add_(zero_points[group]).clamp_(min=0), tops)
-            codes[places[column]] = code.to(codes.dtype)
-            rounded = (code - zero_points[group]) * steps[group]  # (R,)
-            torch.sub(work[column], rounded, out=errors[column - start]).div_(propagation[column, column])
-            work[column:stop].addr_(propagation[column, column:stop], errors[column - start], alpha=-1)
+            step, zero_point = steps[group], zero_points[group]
+            code = torch.div(values, step).round_().add_(zero_point).clamp_(0, 2**bits - 1)
+            codes[places[column]] = code
+            error = torch.sub(values, code.sub_(zero_point).mul_(step), out=errors[column - start])
+            error.div_(diagonal[column])
+            work[column:stop].addr_(propagation[column, column:stop], error, alpha=-1)
         work[stop:].addmm_(propagation[start:stop, stop:].T, errors, alpha=-1)
-    return [
-        CodedWeight.of(codes[:, part].T, steps[:, part].T, zero_points[:, part].T, precision, weight.dtype)
-        for precision, part in zip(bits, parts, strict=True)
-    ]
+    return CodedWeight.of(codes.T, steps.T, zero_points.T, bits, weight.dtype)
 
 
-def _steps(columns: Tensor, bits: tuple[int, ...], parts: list[slice], group_size: int) -> tuple[Tensor, Tensor]:
-    """Steps and zero points `(groups, R)` of columns `(groups * g, R)`, each precision's rows by its own bits."""
-    grouped = columns.unflatten(0, (-1, group_size)).movedim(1, -1)  # (groups, R, g)
-    found = [steps_and_zero_points(grouped[:, part], precision) for precision, part in zip(bits, parts, strict=True)]
-    steps, zero_points = zip(*found, strict=True)
-    return torch.cat(steps, dim=1), torch.cat(zero_points, dim=1)
+def _steps(columns: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
+    """Steps and zero points `(groups, out)` of columns `(groups * g, out)`."""
+    return steps_and_zero_points(columns.unflatten(0, (-1, group_size)).movedim(1, -1), bits)
 
 
 def _propagation(moment: Tensor, damping: float) -> Tensor:
@@ -164,7 +131,6 @@ def _invert_lower(factor: Tensor) -> None:
     factor[second, first] = product_with_rows(factor[second, second], spread.T.contiguous()).neg_()
 
 
-def gptq_operations(out_features: int, in_features: int, precisions: int = 1) -> int:
-    """Floating-point operations of one linear: a Cholesky factor and its inverse, which its precisions share, and
-    every column's update at each of them."""
-    return in_features**3 + precisions * out_features * in_features**2
+def gptq_operations(out_features: int, in_features: int) -> int:
+    """Floating-point operations of one linear: a Cholesky factor and its inverse, and every column's update."""
+    return in_features**3 + out_features * in_features**2

@@ -90,10 +90,6 @@ class BlockSites:
         """The held-out tokens once more."""
         return self._again("heldout")
 
-    def forget(self) -> None:
-        """Drop the tokens that were kept."""
-        self._kept = None
-
     def _gather(self, split: str) -> None:
         room = KEPT_BYTES
         for group, inputs in self._source.passes(self._block, split):

@@ -140,6 +140,7 @@ def _open(given: argparse.Namespace, progress: MeasurementProgress) -> tuple[Mod
         heldout_text=None,
         models_folder=None,
         texts_folder=None,
+        all_methods=given.all_methods,
     )
     opened = open_source(resolve(given.model, None), options, progress, lambda line: None)
     if not isinstance(opened.measurement, ModelMeasurement):
@@ -160,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall", help="processor: on a busy machine")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--all-methods", action="store_true", help="of a whole measurement, as the suite's option")
     parser.add_argument("--output", type=Path, help="write the record as JSON")
     parser.add_argument(
         "--limit", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="exit 1 where it is not reached"

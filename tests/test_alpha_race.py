@@ -70,26 +70,50 @@ def test_the_expected_regret_is_its_integral(distance: float, error: float, degr
         return -(distance + error * t) * stats.t.pdf(t, degrees)
 
     expected, _ = integrate.quad(gained, -np.inf, -distance / error)
-    found = expected_regret(np.array([distance]), np.array([error]), degrees)
+    found = expected_regret(np.array([distance]), np.array([error]), np.array([degrees]))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_what_is_known_for_sure_has_no_regret() -> None:
-    assert not expected_regret(np.array([0.0, 1.0]), np.zeros(2), 10).any()
+    assert not expected_regret(np.array([0.0, 1.0]), np.zeros(2), np.full(2, 10)).any()
+
+
+def going_on(means: np.ndarray, errors: np.ndarray, degrees: float = 50, spent: float = 0.0) -> list[int]:
+    found: list[int] = survivors(means, errors, np.full(len(means), degrees), spent)[0].tolist()
+    return found
 
 
 def test_who_goes_on() -> None:
     """The best, what may still gain, and what may be far better; the best alone where nothing is worth a token."""
     means, errors = np.array([1.0, 1.001, 1.5, 1.02]), np.array([0.0, 0.02, 0.02, 0.02])
-    assert survivors(means, errors, 50).tolist() == [0, 1, 3]
-    assert survivors(means, errors / 1000, 50).tolist() == [0]
-    assert survivors(means, errors, FEWEST_DEGREES - 1).tolist() == [0, 1, 2, 3]
-    assert survivors(np.ones(4), np.zeros(4), 50).tolist() == [0]  # all ties
+    assert going_on(means, errors) == [0, 1, 3]
+    assert going_on(means, errors / 1000) == [0]
+    assert going_on(means, errors, FEWEST_DEGREES - 1) == [0, 1, 2, 3]
+    assert going_on(np.ones(4), np.zeros(4)) == [0]  # all ties
     # A little regret is enough to go on if it may be a large one: unlikely, but not unlikely enough.
     one = np.array([1.0, 1.0 + 0.003]), np.array([0.0, 0.0035])
-    assert expected_regret(one[0] - 1, one[1], 50)[1] < REGRET
+    assert expected_regret(one[0] - 1, one[1], np.full(2, 50))[1] < REGRET
     assert stats.t.sf((0.003 + LARGEST_REGRET) / 0.0035, 50) > CHANCE
-    assert survivors(*one, 50).tolist() == [0, 1]
+    assert going_on(*one) == [0, 1]
+
+
+def test_one_of_uncertain_spread_goes_on_and_the_others_are_judged() -> None:
+    means, errors = np.array([1.0, 1.5, 1.5]), np.array([0.0, 0.02, 0.02])
+    staying, _ = survivors(means, errors, np.array([50.0, FEWEST_DEGREES - 0.5, 50.0]))
+    assert staying.tolist() == [0, 1]
+
+
+def test_what_was_dropped_counts_against_what_may_be_lost() -> None:
+    """All regrets of a search together stay below what is allowed."""
+    means, errors = np.array([1.0, 1.002]), np.array([0.0, 0.001])
+    regret = expected_regret(means - 1, errors, np.full(2, 50))[1]
+    assert 0 < regret < REGRET / 4
+    assert going_on(means, errors) == [0]
+    assert going_on(means, errors, spent=REGRET - regret / 2) == [0, 1]
+    means, errors = np.array([1.0, 1.002, 1.001]), np.array([0.0, 0.0008, 0.01])
+    staying, spent = survivors(means, errors, np.full(3, 50.0), 1e-5)
+    assert staying.tolist() == [0, 2]
+    assert spent == 1e-5 + expected_regret(means - 1, errors, np.full(3, 50.0))[1]
 
 
 # races
@@ -164,16 +188,17 @@ def test_nothing_is_dropped_on_fewer_than_the_registered_degrees_of_freedom(
     seen = []
     genuine = alpha_race.survivors
 
-    def watched(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
-        kept = genuine(means, errors, degrees)
-        seen.append((degrees, len(kept) < len(means)))
-        return kept
+    def watched(means: np.ndarray, errors: np.ndarray, degrees: np.ndarray, spent: float) -> tuple[np.ndarray, float]:
+        kept, spent = genuine(means, errors, degrees, spent)
+        dropped = np.setdiff1d(np.arange(len(means)), kept)
+        seen.append(degrees[dropped])
+        return kept, spent
 
     monkeypatch.setattr(alpha_race, "survivors", watched)
     for seed in range(5):
         race(Table(drawn(seed, cases, tokens, curve=10)))
     assert seen
-    assert not any(dropped for degrees, dropped in seen if degrees < FEWEST_DEGREES)
+    assert not (np.concatenate(seen) < FEWEST_DEGREES).any()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -191,7 +216,7 @@ def test_a_loss_that_is_no_number_is_an_error(value: float, cases: int, tokens: 
 
 @pytest.fixture
 def never_dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(alpha_race, "survivors", lambda means, errors, degrees: np.arange(len(means)))
+    monkeypatch.setattr(alpha_race, "survivors", lambda means, *_: (np.arange(len(means)), 0.0))
     return
 
 
@@ -235,18 +260,19 @@ def test_estimates_on_the_way_are_unbiased_and_as_exact_as_they_say(
     base *= np.array([1.0, 1.2])[:, None, None]
     distance = float(base[1].mean() - base[0].mean())
 
-    def watched(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
+    def watched(means: np.ndarray, errors: np.ndarray, *_: object) -> tuple[np.ndarray, float]:
         if errors[1] > 0:
-            missed.setdefault(degrees, []).append((means[1] - means[0] - distance) / errors[1])
-        return np.arange(len(means))
+            missed.setdefault(len(table.asked), []).append((means[1] - means[0] - distance) / errors[1])
+        return np.arange(len(means)), 0.0
 
     monkeypatch.setattr(alpha_race, "survivors", watched)
     rng = np.random.default_rng(0)
     for _ in range(200):
         order = rng.permutation(cases)
         places = np.argsort(rng.random((cases, tokens)), axis=1)
-        race(Table(np.take_along_axis(base[:, order], places[None], axis=2)))
+        table = Table(np.take_along_axis(base[:, order], places[None], axis=2))
+        race(table)
     assert len(missed) >= 2
-    for degrees, values in missed.items():
-        assert abs(np.mean(values)) < 0.3, degrees
-        assert 0.8 < np.std(values) < 1.25, degrees
+    for rounds, values in missed.items():
+        assert abs(np.mean(values)) < 0.3, rounds
+        assert 0.8 < np.std(values) < 1.25, rounds

@@ -76,5 +76,5 @@ def test_torch_counts_the_same_for_a_model() -> None:
 def test_gptq_makes_the_products_that_it_is_counted_for() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, inputs = (torch.randn(shape, generator=generator) for shape in ((192, 512), (2048, 512)))
-    found = counted(lambda: gptq_codes(weight, inputs.T @ inputs, (4,), 128)).total() - 2 * 2048 * 512**2
+    found = counted(lambda: gptq_codes(weight, inputs.T @ inputs, 4, 128)).total() - 2 * 2048 * 512**2
     assert found == pytest.approx(gptq_operations(192, 512), rel=0.35)

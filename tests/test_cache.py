@@ -100,6 +100,14 @@ def test_every_part_of_a_key_matters_and_their_order_does_not():
 FOLDER = Path(awq_core.__file__).parent
 
 
+@pytest.fixture
+def version_taken_anew():
+    """What a process takes once is taken again, and once more by the tests that follow."""
+    yield
+    instrument_version.cache_clear()
+
+
+@pytest.mark.usefixtures("version_taken_anew")
 @pytest.mark.parametrize(
     "name", [*(f"awq_core/{name}" for name in INSTRUMENTS), *(f"fixtures/{name}" for name in FIXTURES)]
 )
@@ -109,25 +117,30 @@ def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
     assert instrument_version() == before
     with (tmp_path / name).open("a") as source:
         source.write("\n")
+    assert key_of(stage="layers") == key  # this process has loaded the code as it was
+    instrument_version.cache_clear()
     assert instrument_version() != before
     assert key_of(stage="layers") != key
 
 
 def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version is taken of copies, which a test may change."""
+    """Let the version be taken of copies, which a test may change."""
     for package, module in (("awq_core", "awq_core"), ("fixtures", "cache")):
         shutil.copytree(FOLDER.parent / package, folder / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
         owner = fixtures.cache.awq_core if package == "awq_core" else fixtures.cache
         name = "__init__" if package == "awq_core" else module
         monkeypatch.setattr(owner, "__file__", str(folder / package / f"{name}.py"))
+    instrument_version.cache_clear()
 
 
+@pytest.mark.usefixtures("version_taken_anew")
 def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
     before = instrument_version()
     copies_of_the_code(tmp_path, monkeypatch)
     for name in JUDGING:
         with (tmp_path / "awq_core" / f"{name}.py").open("a") as source:
             source.write("\n")
+    instrument_version.cache_clear()
     assert instrument_version() == before
 
 

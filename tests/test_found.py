@@ -17,7 +17,7 @@ from awq_core.measure import one_pass
 from awq_core.measure.block_rounding import LayerFindings
 from awq_core.measure.found import Found, from_arrays, to_arrays
 from awq_core.measure.losses import Scores
-from awq_core.measure.methods import Search, Strategy, strategies
+from awq_core.measure.methods import Strategy, strategies
 from fixtures.kept_blocks import BlocksOnDisk
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, tokens
 
@@ -37,7 +37,7 @@ class Case:
         self.layers: LayerFindings = layer_findings(model)
         self.model = model.to(dtype)
         self.listed: list[Strategy] = strategies(model, LLAMA, (3,), all_methods=True)
-        self.listed += [Strategy(s.method, 3, draw=1) for s in self.listed if s.method and s.method.draws_searched]
+        self.listed += [Strategy(s.method, 3, draw=1) for s in self.listed if s.method.draws_searched]
         self.kept: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
         self.whole = self.score(self.kept.__getitem__)
 
@@ -46,7 +46,7 @@ class Case:
         return made.score(self.listed, HELDOUT, **options)
 
     @property
-    def searches(self) -> list[Search]:
+    def searches(self) -> list[Strategy]:
         return list(dict.fromkeys(search for strategy in self.listed for search in strategy.searches()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer
 from awq_core.architecture import architecture_of
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.coded_weights import CodedWeight
-from awq_core.gptq import _propagation, gptq, gptq_codes
+from awq_core.gptq import _propagation, gptq_codes
 from awq_core.measure.block_inputs import BlockInputs
 from awq_core.output_error import relative_output_error
 from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
@@ -29,6 +30,11 @@ from tests.suite_sessions import ROOT
 WIDTH = 60
 
 
+def gptq(weight: Tensor, moment: Tensor, *given: Any, **options: Any) -> Tensor:
+    """The weights that GPTQ's codes stand for."""
+    return gptq_codes(weight, moment, *given, **options).dequantize()
+
+
 def case(seed: int, tokens: int = 100) -> tuple[Tensor, Tensor]:
     """A weight `(5, 60)` and the second moment of correlated inputs with channels of many sizes."""
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +47,7 @@ def case(seed: int, tokens: int = 100) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize(
     ("group_size", "block_size"),
     [(60, 128), (30, 60), (20, 10), (15, 50), (10, 20), (4, 7), (1, 16)],
@@ -101,19 +107,6 @@ def test_a_whole_group_of_dead_columns_is_zero() -> None:
     np.testing.assert_allclose(
         found, reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 10, False), rtol=1e-9, atol=1e-9
     )
-
-
-@pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
-@pytest.mark.parametrize(("group_size", "block_size"), [(60, 128), (10, 20), (4, 7)])
-def test_several_precisions_at_once_are_what_each_gives_alone(group_size: int, block_size: int, ordered: bool) -> None:
-    weight, moment = case(seed=11)
-    moment[7] = moment[:, 7] = 0.0
-    together = gptq_codes(weight, moment, (3, 8, 4), group_size, activation_order=ordered, block_size=block_size)
-    for bits, found in zip((3, 8, 4), together, strict=True):
-        alone = gptq(weight, moment, bits, group_size, activation_order=ordered, block_size=block_size)
-        torch.testing.assert_close(found.dequantize(), alone, rtol=1e-12, atol=1e-12)
-        expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), bits, group_size, ordered)
-        np.testing.assert_allclose(found.dequantize(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -366,7 +366,7 @@ def reading(losses: LossesByLook) -> LossesByLook:
     return losses
 
 
-TRIAL = [(["full", "rtn-3"], 4, "tried")]
+TRIAL = [(["rtn-3"], 4, "tried")]
 
 
 @pytest.fixture
@@ -382,8 +382,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool |
         zeros = np.zeros(len(windows))
         return [Scores(zeros, zeros) for _ in listed]
 
-    def short_change(self: MethodPass, listed: Any, windows: Any) -> float:
-        made.append(([strategy.name for strategy in listed], len(windows), "tried"))
+    def short_change(self: MethodPass, strategy: Any, windows: Any) -> float:
+        made.append(([strategy.name], len(windows), "tried"))
         return CHANGE["trial"]
 
     monkeypatch.setattr("fixtures.losses_by_look.multiplies_bfloat16", lambda device: True)

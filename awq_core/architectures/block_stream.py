@@ -20,7 +20,7 @@ from awq_core.products import Products
 from awq_core.sources import LinearWeights
 
 BATCH_TOKENS = 4096
-"""Tokens in one forward pass of a block."""
+"""Tokens in one forward pass of a block, or of a part of it."""
 
 Fill = Callable[[int, nn.Module], None]
 """Gives a block, by its index, parameters that hold their values: read from disk, or drawn."""

@@ -32,7 +32,7 @@ LARGEST_REGRET = 3e-3
 """A regret beyond this share is unlikely when a search stops."""
 
 CHANCE = 0.01
-"""How unlikely, for each candidate that is left."""
+"""Probability of a larger regret at which a search stops, for each candidate that is left."""
 
 FEWEST_DEGREES = 7
 """Degrees of freedom before anything is dropped: fewer say too little about the spread."""
@@ -79,7 +79,7 @@ class Losses(Protocol):
 
     @property
     def size(self) -> np.ndarray | None:
-        """See above."""
+        """Squared outputs by case."""
         ...
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
@@ -118,7 +118,7 @@ def race(losses: Losses, *, exhaustive: bool = False) -> Race:
     found = np.zeros((losses.candidates, losses.cases, losses.tokens))
     seen = np.zeros((losses.cases, losses.tokens), dtype=bool)
     means, tried = np.zeros(losses.candidates), np.zeros(losses.candidates)
-    left = np.arange(losses.candidates)
+    left, spent = np.arange(losses.candidates), 0.0
     everything = Sample(np.arange(losses.cases), np.tile(np.arange(losses.tokens), (losses.cases, 1)))
     for sample in [everything] if exhaustive else _samples(losses.cases, losses.tokens, largest):
         at = sample.cases[:, None], sample.places
@@ -129,14 +129,15 @@ def race(losses: Losses, *, exhaustive: bool = False) -> Race:
         seen[at] = True
         means[left], errors, degrees = _estimates(found[left], seen, largest)
         tried[left] = seen.mean()
-        left = left[survivors(means[left], errors, degrees)]
+        staying, spent = survivors(means[left], errors, degrees, spent)
+        left = left[staying]
         if len(left) == 1:
             break
     return Race(int(left[np.argmin(means[left])]), means, tried)
 
 
-def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Mean losses over all tokens `(k,)`, standard errors of their distances to the best, degrees of freedom.
+def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean losses over all tokens, standard errors of their distances to the best, degrees of freedom, `(k,)` each.
 
     Args:
         found: losses `(k, cases, tokens)`, 0 where not seen.
@@ -155,49 +156,57 @@ def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tupl
     if seen.shape[1] > 1 and cases.all():  # tokens are sampled within every sequence
         behind = np.where(seen, found - found[best], 0.0)
         centred = np.where(seen, behind - (behind.sum(axis=2) / counts)[:, :, None], 0.0)
-        variance = (centred**2).sum(axis=2) / np.maximum(counts - 1, 1) / counts  # (k, n)
-        variance, degrees = variance.mean(axis=1) / len(counts), int((counts - 1).sum())
+        freedom = np.maximum(counts - 1, 1)
+        of_sequence = (centred**2).sum(axis=2) / freedom / counts  # (k, n), squared errors of the sequences' means
+        variance = of_sequence.mean(axis=1) / len(counts)
+        # Welch-Satterthwaite: a sequence that holds most of the variance counts by its own places alone.
+        spread = (of_sequence**2 / freedom).sum(axis=1)
+        degrees = np.where(spread > 0, of_sequence.sum(axis=1) ** 2 / np.where(spread > 0, spread, 1), freedom.sum())
     else:
         behind = of_case - of_case[best]
-        variance, degrees = (
-            behind.var(axis=1, ddof=1) / len(counts) if len(counts) > 1 else sampled * 0,
-            len(counts) - 1,
-        )
+        variance = behind.var(axis=1, ddof=1) / len(counts) if len(counts) > 1 else sampled * 0
+        degrees = np.full(len(found), len(counts) - 1.0)
     untried = 1 - counts.sum() / seen.size
     return means, share * np.sqrt(variance * max(0.0, untried)), degrees
 
 
-def survivors(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
-    """Who goes on; the best alone where too little is left to gain.
+def survivors(
+    means: np.ndarray, errors: np.ndarray, degrees: np.ndarray, spent: float = 0.0
+) -> tuple[np.ndarray, float]:
+    """Drop candidates from which too little is left to gain; all but the best where that holds of them together.
 
     Args:
         means: `(k,)` losses of the candidates in the race.
         errors: `(k,)` standard errors of their distances to the best one's.
-        degrees: of freedom behind these.
+        degrees: `(k,)` degrees of freedom behind these.
+        spent: expected regrets of those dropped before, summed.
 
     Returns:
-        Indices into the candidates given.
+        Indices into the candidates given of those that go on, and what is spent then.
     """
     best = int(np.argmin(means))
     others = np.arange(len(means)) != best
-    if degrees < FEWEST_DEGREES:
-        return np.arange(len(means))
-    distance = means - means[best]
+    uncertain = degrees < FEWEST_DEGREES
+    distance, degrees = means - means[best], np.maximum(degrees, FEWEST_DEGREES)
     regret = expected_regret(distance, errors, degrees)
     safe = np.where(errors > 0, errors, 1.0)
     beyond = np.where(errors > 0, stats.t.sf((distance + LARGEST_REGRET * means[best]) / safe, degrees), 0.0)
-    if regret[others].sum() <= REGRET * means[best] and (beyond[others] <= CHANCE).all():
-        return np.array([best])
-    return np.flatnonzero((regret > REGRET * means[best] / (2 * len(means))) | (beyond > CHANCE / 10) | ~others)
+    enough = spent + regret[others].sum() <= REGRET * means[best] and (beyond[others] <= CHANCE).all()
+    if enough and not uncertain[others].any():
+        return np.array([best]), spent
+    # No round spends more than what those before left of half of the allowance.
+    allowance = max(0.0, REGRET * means[best] / 2 - spent) / len(means)
+    staying = (regret > allowance) | (beyond > CHANCE / 10) | uncertain | ~others
+    return np.flatnonzero(staying), spent + float(regret[~staying].sum())
 
 
-def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
+def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Compute what choosing the best so far is expected to lose against each candidate, `(k,)`; see above.
 
     Args:
         distance: `(k,)`, how far each is behind the best.
         errors: `(k,)` standard errors of these distances; 0 where they are known.
-        degrees: of freedom behind these.
+        degrees: `(k,)` degrees of freedom behind these.
     """
     safe = np.where(errors > 0, errors, 1.0)
     z = distance / safe

@@ -29,11 +29,13 @@ class BlockInputs:
         block: index of the block.
         text_set: which of the stream's splits.
         arithmetic: dtype of the second moments.
-        calls: also keep the calls of inspected modules, as scale searches need, and the block's outputs.
+        calls: also keep the calls of inspected modules, as scale searches need, every token, and the block's outputs;
+            without, second moments are all that is gathered.
 
     Attributes:
         architecture: of the model.
-        sites: by site, its inputs `(tokens, width)`.
+        tokens: by site, how many reached it.
+        sites: by site, its inputs `(tokens, width)`, where they are kept.
         calls: by path of an inspected module that is no linear, its calls in order.
         output_size: by the same, the squared output of every token, `(tokens,)`.
     """
@@ -45,6 +47,7 @@ class BlockInputs:
         self.module: nn.Module = stream.source.modules[block]
         self._arithmetic = arithmetic
         self._moments: dict[str, SecondMoment] = {}
+        self.tokens: dict[str, int] = {}
         self.calls: dict[str, list[Call]] = {}
         captured: dict[str, list[Tensor]] = {}
         sizes: dict[str, list[Tensor]] = {}
@@ -58,7 +61,11 @@ class BlockInputs:
                     stack.callback(handle.remove)
             for _, inputs in stream.passes(block, text_set, outputs=calls):
                 for site, x in inputs.items():
-                    captured.setdefault(site, []).append(x)
+                    self.tokens[site] = self.tokens.get(site, 0) + len(x)
+                    if calls:
+                        captured.setdefault(site, []).append(x)
+                    else:
+                        self._add(site, x)
         self.output_size = {path: torch.cat(parts) for path, parts in sizes.items()}
         self.sites = {site: torch.cat(captured.pop(site)) for site in list(captured)}
 
@@ -85,12 +92,15 @@ class BlockInputs:
     def second_moment(self, site: str) -> SecondMoment:
         """`G = X^T X` of a site, gathered when it is first asked for."""
         if site not in self._moments:
-            x = self.sites[site]
-            moment = SecondMoment(x.shape[1], self._arithmetic, x.device)
-            if len(x):  # an expert may see no token
-                moment.update(x)
-            self._moments[site] = moment
+            self._add(site, self.sites[site])
         return self._moments[site]
+
+    def _add(self, site: str, x: Tensor) -> None:
+        """Add tokens `(tokens, width)` to a site's second moment; an expert may see none."""
+        if site not in self._moments:
+            self._moments[site] = SecondMoment(x.shape[1], self._arithmetic, x.device)
+        if len(x):
+            self._moments[site].update(x)
 
 
 def _keep_size(sizes: list[Tensor]) -> Callable[..., None]:

@@ -107,6 +107,11 @@ def redraw_signs(seed: int, draw: int, name: str, width: int) -> Tensor:
     return torch.from_numpy(generator.choice((-1.0, 1.0), width))
 
 
+def nothing(at: Rounding) -> Parameters:
+    """Leave every linear as it is."""
+    return {}
+
+
 def plain(at: Rounding) -> Parameters:
     """Every linear rounded as it is."""
     return at.stored({name: at.rounded(name, weight) for name, weight in at.weights()})

@@ -25,7 +25,8 @@ class Found:
         limits: clip limits `(out, groups)` by linear.
         weights: by linear, as codes.
         seconds: wall-clock time of the search.
-        operations: floating-point operations of its matrix products, by count.
+        operations: floating-point operations of the published search's matrix products, by count: of AWQ's every
+            exponent on every token, of GPTQ's second moments too.
     """
 
     scales: list[FoundScale] = field(default_factory=list)

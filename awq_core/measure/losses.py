@@ -6,7 +6,6 @@ mean window loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,6 @@ LOGIT_ELEMENTS = 12_000_000
 ROW_ELEMENTS = 1_000_000
 """Of those, what is turned into probabilities and compared at once on a CPU: as much as its caches hold. With 152k
 tokens in the vocabulary this takes a third of the time of going over all logits for every operation."""
-
-RowLogits = Callable[[slice], Tensor]
-"""Logits `(rows, vocabulary)` of a slice of the tokens."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +68,16 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
                 log_full = torch.log_softmax(_capped(model, logits), dim=-1)
                 probabilities = log_full.exp()
                 aimed = targets[window, part]
-
-                def of_rows(hidden: Tensor, logits: Tensor = logits, whole: Tensor = full[window, part]) -> RowLogits:
-                    if brief_weight is None:
-                        found = _uncapped(model, hidden)
-                        return lambda rows: _capped(model, found[rows])
-                    change = functional.linear((hidden - whole).to(torch.bfloat16), brief_weight)
-                    return lambda rows: _capped(model, logits[rows] + change[rows])
-
                 for index, hidden in enumerate(states):
                     if hidden is full:
                         totals[0, index, window] -= log_full.gather(1, aimed[:, None]).sum(dtype=torch.float64).cpu()
                         continue
-                    found = _compare(of_rows(hidden[window, part]), log_full, probabilities, aimed)
+                    if brief_weight is None:
+                        base, change = None, _uncapped(model, hidden[window, part])
+                    else:
+                        difference = (hidden[window, part] - full[window, part]).to(torch.bfloat16)
+                        base, change = logits, functional.linear(difference, brief_weight)
+                    found = _compare(model, base, change, log_full, probabilities, aimed)
                     totals[:, index, window] += found.cpu()
     return [Scores(loss, divergence) for loss, divergence in (totals / targets.shape[1]).transpose(0, 1).numpy()]
 
@@ -109,21 +102,26 @@ def _capped(model: Any, logits: Tensor) -> Tensor:
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _compare(logits_of_rows: RowLogits, log_full: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
+def _compare(
+    model: Any, base: Tensor | None, change: Tensor, log_full: Tensor, probabilities: Tensor, targets: Tensor
+) -> Tensor:
     """Summed loss and summed KL(full || strategy) of some tokens, `(2,)` float64.
 
     Args:
-        logits_of_rows: the strategy's logits `(rows, V)` of some of the tokens.
+        model: whose cap there may be.
+        base: `(t, V)`, what `change` comes on top of; None for nothing.
+        change: `(t, V)`; with the base it is the strategy's logits before the cap.
         log_full: `(t, V)`, full precision's log-probabilities.
         probabilities: `(t, V)`, and its probabilities.
         targets: `(t,)`, the tokens that come next.
     """
     # A GPU has no such caches, and every slice would cost it launches.
-    rows = len(log_full) if log_full.is_cuda else max(1, ROW_ELEMENTS // log_full.shape[1])
-    sums = torch.zeros(2, dtype=torch.float64, device=log_full.device)
-    for start in range(0, len(log_full), rows):
+    rows = len(change) if change.is_cuda else max(1, ROW_ELEMENTS // change.shape[1])
+    sums = torch.zeros(2, dtype=torch.float64, device=change.device)
+    for start in range(0, len(change), rows):
         part = slice(start, start + rows)
-        log_p = torch.log_softmax(logits_of_rows(part), dim=-1)
+        logits = change[part] if base is None else base[part] + change[part]
+        log_p = torch.log_softmax(_capped(model, logits), dim=-1)
         sums[0] -= log_p.gather(1, targets[part, None]).sum(dtype=torch.float64)
         # Not from the sums of p log p and p log q: they are a thousand times as large as their difference.
         sums[1] += torch.sub(log_full[part], log_p, out=log_p).mul_(probabilities[part]).sum(dtype=torch.float64)

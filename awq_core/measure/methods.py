@@ -147,41 +147,18 @@ METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 
 
 @dataclass(frozen=True)
-class Search:
-    """One method's search at one precision on one text set.
-
-    Attributes:
-        method: whose.
-        bits: precision.
-        text: name of the text set; empty for the usual one.
-        draw: of a method that rounds while it searches.
-    """
-
-    method: Method
-    bits: int
-    text: str
-    draw: int = 0
-
-    @property
-    def name(self) -> str:
-        """`awq-block-few-3`: safe as the name of a folder."""
-        parts = (self.method.name, self.text, str(self.bits))
-        return "-".join(part for part in parts if part) + (f"~{self.draw}" if self.draw else "")
-
-
-@dataclass(frozen=True)
 class Strategy:
     """One way to quantize a model, as it is scored.
 
     Attributes:
-        method: what is done; None for full precision.
+        method: what is done.
         bits: precision; 0 for `full`.
         text: name of the text set that it is calibrated on; empty for the usual one.
         draw: see `Rounding`.
         needs: what it needs beyond an ordinary checkpoint of this model; empty where it deploys as it is.
     """
 
-    method: Method | None
+    method: Method
     bits: int
     text: str = ""
     draw: int = 0
@@ -190,30 +167,25 @@ class Strategy:
     @property
     def label(self) -> str:
         """The method and its text set: `awq-block-few`."""
-        if self.method is None:
-            return "full"
         return f"{self.method.name}-{self.text}" if self.text else self.method.name
 
     @property
     def name(self) -> str:
         """`full`, or the label and its bits, and the draw if it is a redraw: `awq-block-3`, `rtn-4~2`."""
-        if self.method is None:
-            return "full"
-        return f"{self.label}-{self.bits}" + (f"~{self.draw}" if self.draw else "")
+        parts = [self.label, str(self.bits)] if self.bits else [self.label]
+        return "-".join(parts) + (f"~{self.draw}" if self.draw else "")
 
-    def searches(self) -> list[Search]:
-        """What has to be found before it can round a block, in order."""
-        if self.method is None:
-            return []
-        listed = []
-        for name in (self.method.builds_on, self.method.name):
-            if name and METHODS[name].search is not None:
-                draw = self.draw if METHODS[name].draws_searched else 0
-                listed.append(Search(METHODS[name], self.bits, self.text, draw))
-        return listed
+    def searches(self) -> list[Strategy]:
+        """The strategies, itself among them, whose methods' searches come before it can round a block, in order."""
+        before = [METHODS[self.method.builds_on]] if self.method.builds_on else []
+        return [
+            Strategy(method, self.bits, self.text, self.draw if method.draws_searched else 0)
+            for method in (*before, self.method)
+            if method.search is not None
+        ]
 
 
-FULL = Strategy(None, 0)
+FULL = Strategy(Method("full", rounding.nothing), 0)
 RTN_AT_TWO_BITS = Strategy(METHODS["rtn"], 2)
 
 

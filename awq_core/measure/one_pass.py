@@ -24,7 +24,7 @@ from awq_core.measure.block_inputs import BlockInputs
 from awq_core.measure.block_rounding import LayerFindings, Rounding, redraw_signs
 from awq_core.measure.found import Found, from_arrays, to_arrays
 from awq_core.measure.losses import Scores, compare
-from awq_core.measure.methods import METHODS, Search, Strategy
+from awq_core.measure.methods import FULL, METHODS, Strategy
 from awq_core.measure.searches import Calibration
 from awq_core.moments import MeasurementError
 
@@ -109,23 +109,23 @@ class MethodPass:
                 raise MeasurementError(f"strategy {strategy.name}: a window's loss is NaN or infinite")
         return joined
 
-    def short_change(self, strategies: Sequence[Strategy], windows: np.ndarray) -> float:
-        """What products in bfloat16 move mean losses by, or how far one lies above the first: the most, nats.
+    def short_change(self, strategy: Strategy, windows: np.ndarray) -> float:
+        """Measure by how much products in bfloat16 change a strategy's mean loss or mean divergence, whichever more.
 
         Args:
-            strategies: full precision first.
+            strategy: one that needs no search.
             windows: few, as all are held at once.
         """
         ids = self._ids(windows)
-        full, states = self._pass(strategies, ids, _Searching(self, strategies), lambda done, total: None)
-        exact, short = (compare(self.blocks, ids, full, states, short=short) for short in (False, True))
-        moved = np.array([float((a.loss - b.loss).mean()) for a, b in zip(exact, short, strict=True)])
-        return float(max(np.abs(moved).max(), np.abs(moved - moved[0]).max()))
+        full, states = self._pass([strategy], ids, None, lambda done, total: None)
+        (exact,), (short,) = (compare(self.blocks, ids, full, states, short=short) for short in (False, True))
+        changes = short.loss - exact.loss, short.divergence - exact.divergence
+        return max(abs(float(change.mean())) for change in changes)
 
     def _ids(self, windows: np.ndarray) -> Tensor:
         return torch.as_tensor(windows, device=self.blocks.device)
 
-    def found(self, search: Search, block: int) -> Found:
+    def found(self, search: Strategy, block: int) -> Found:
         """What a search found of a block: kept, or remembered while the block is open.
 
         Raises:
@@ -148,7 +148,7 @@ class MethodPass:
         progress: Progress,
     ) -> tuple[Tensor, list[Tensor]]:
         """What reaches the head in full precision and under every strategy, `(windows, T, width)` each."""
-        everything = [None, *(strategy if strategy.method is not None else None for strategy in strategies)]
+        everything = [FULL, *strategies]
         embedded = torch.cat([self.blocks.embed(batch) for batch in in_batches(ids)])
         states = [embedded] * len(everything)
         self.blocks.arguments(ids.shape[1])
@@ -158,40 +158,38 @@ class MethodPass:
                 if searching is not None:
                     searching.visit(block)
                 for index, strategy in enumerate(everything):
-                    if strategy is None and index:
+                    if strategy == FULL and index:
                         states[index] = states[0]
                         continue
-                    changed = {} if strategy is None else self.parameters(strategy, block)
-                    with exchanged(self.blocks.model, changed):
+                    with exchanged(self.blocks.model, self.parameters(strategy, block)):
                         moved = [self.blocks.forward(block, batch) for batch in in_batches(states[index])]
                     states[index] = torch.cat(moved)
             progress(block + 1, len(self.blocks))
         self._open.clear()
         for index, strategy in enumerate(everything):
             # Full precision itself, not a copy: it need not go through the head twice.
-            states[index] = states[0] if strategy is None and index else self._finished(states[index])
+            states[index] = states[0] if strategy == FULL and index else self._finished(states[index])
         return states[0], states[1:]
 
     def _finished(self, state: Tensor) -> Tensor:
         return torch.cat([self.blocks.finish(batch) for batch in in_batches(state)])
 
     def parameters(self, strategy: Strategy, block: int) -> Parameters:
-        """An opened block's parameters as a strategy has them, those that it changes."""
-        assert strategy.method is not None
+        """Make an opened block's parameters as a strategy has them, those that it changes."""
 
         def found(method: str) -> Found:
             draw = strategy.draw if METHODS[method].draws_searched else 0
-            return self.found(Search(METHODS[method], strategy.bits, self._text(strategy.text), draw), block)
+            return self.found(Strategy(METHODS[method], strategy.bits, self._text(strategy.text), draw), block)
 
         at = Rounding(
             self.blocks.model, self.blocks.architecture, block, strategy.bits, self.layers, found, strategy.draw
         )
         return strategy.method.round(at)
 
-    def searches(self, strategies: Sequence[Strategy]) -> list[Search]:
+    def searches(self, strategies: Sequence[Strategy]) -> list[Strategy]:
         """Every search that strategies rest on, each once, in order."""
         listed = [
-            Search(search.method, search.bits, self._text(search.text), search.draw)
+            Strategy(search.method, search.bits, self._text(search.text), search.draw)
             for strategy in strategies
             for search in strategy.searches()
         ]
@@ -244,11 +242,10 @@ class _Searching:
             stream.begin(block)
             if block in self._missing[search]:
                 self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic, calls=False))
-            strategy = Strategy(search.method, search.bits, search.text, search.draw)
-            with exchanged(self._pass.blocks.model, self._pass.parameters(strategy, block)):
+            with exchanged(self._pass.blocks.model, self._pass.parameters(search, block)):
                 stream.advance(block)
 
-    def _search(self, search: Search, block: int, inputs: BlockInputs) -> None:
+    def _search(self, search: Strategy, block: int, inputs: BlockInputs) -> None:
         assert search.method.search is not None
         blocks, layers = self._pass.blocks, self._pass.layers
         at = Calibration(
@@ -257,7 +254,7 @@ class _Searching:
             block,
             search.bits,
             inputs,
-            lambda method: self._pass.found(Search(METHODS[method], search.bits, search.text), block),
+            lambda method: self._pass.found(Strategy(METHODS[method], search.bits, search.text), block),
             partial(redraw_signs, layers.seed, search.draw) if search.draw else None,
             self._pass.exhaustive,
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from awq_core.architecture import Architecture, Fold, linear, shared_magnitude, weight_of
+from awq_core.architectures.block_stream import BATCH_TOKENS
 from awq_core.measure.alpha_race import Losses, Sample, race
 from awq_core.measure.block_inputs import BlockInputs, Call
 from awq_core.measure.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square
@@ -27,9 +28,6 @@ from awq_core.scales import duo_scales, official_scales, relative_weight_size
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
 """1.0 is never tried, as in llm-awq."""
-
-BATCH_TOKENS = 4096
-"""Tokens whose candidates are tried at once."""
 
 Formula = Literal["official", "duo"]
 """llm-awq's scales, or AutoAWQ's and llm-compressor's, which divide by the weights' size."""
@@ -220,8 +218,8 @@ class _SequenceLosses:
         self.rounded = rounded
         self.candidates = rounded.count
         self.cases, self.tokens = _hidden(self.call).shape[:2]
-        first, kwargs = _some_sequences(self.call, torch.arange(1))
-        some = torch.arange(0, self.tokens, 7).unsqueeze(0)
+        first, kwargs = _some_sequences(self.call, torch.arange(min(2, self.cases)))
+        some = torch.arange(0, self.tokens, 7).expand(min(2, self.cases), -1)
         # Only attention of a known shape is looked at in places: it must give there what it gives as a whole.
         self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
         if self._projections is not None:

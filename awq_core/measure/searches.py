@@ -93,11 +93,11 @@ def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found
         found.scales.append(entry)
         inspected = f"{at.architecture.blocks}.{at.block}.{fold.inspected}".rstrip(".")
         inside = sum(
-            at.weight(name).numel() * len(at.inputs.sites[site])
+            at.weight(name).numel() * at.inputs.tokens[site]
             for name, _, site in at.linears()
             if f"{name}.".startswith(f"{inspected}.")
         )
-        found.operations += round(sum(entry.tried) * 2 * inside)
+        found.operations += 2 * len(OFFICIAL_ALPHAS) * inside
     return found
 
 
@@ -146,7 +146,7 @@ def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
             rows, stacked = [len(weight) for weight in weights], torch.cat(weights)
             width = stacked.shape[1]
             group_size = deployed_group_size(width)
-            if not len(at.inputs.sites[site]):
+            if not at.inputs.tokens[site]:
                 # An expert that no token reached: all its columns are dead, and GPTQ would empty it.
                 nearest = quantize_groups(stacked, at.bits, group_size)
                 coded = CodedWeight.of(*nearest, at.bits, stacked.dtype)
@@ -155,7 +155,8 @@ def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
                 if at.signs:
                     signs = at.signs(group[0], width).to(moment)
                     stacked, moment = stacked * signs.to(stacked), moment * signs * signs.unsqueeze(1)
-                (coded,) = gptq_codes(stacked, moment, (at.bits,), group_size, activation_order=activation_order)
-                found.operations += gptq_operations(len(stacked), width)
+                coded = gptq_codes(stacked, moment, at.bits, group_size, activation_order=activation_order)
+                gathered = at.inputs.tokens[site] * width**2  # G is symmetric
+                found.operations += gptq_operations(len(stacked), width) + gathered
             found.weights.update(zip(group, coded.split(rows), strict=True))
     return found

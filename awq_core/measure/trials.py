@@ -54,7 +54,7 @@ Known = dict[int, KnownLinear]
 
 
 GIVEN = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-"""Largest difference, over the largest output, that attention at some places may show to the whole module's."""
+"""Largest difference, over the size of the output at a place, that attention there may show to the whole module's."""
 
 
 class Trial:
@@ -154,8 +154,12 @@ class AttentionAtPlaces(Trial):
             found = cls(module, args, kwargs, places, projections).full
         except Exception:  # whatever a module makes of a tensor of one head
             return False
-        allowed = GIVEN[expected.dtype] * expected.abs().max()
-        return found.shape == expected.shape and bool((found - expected).abs().max() <= allowed)
+        if found.shape != expected.shape:
+            return False
+        # At each place by itself: where all attend to one token (an attention sink) outputs may be a thousand times
+        # as large as elsewhere.
+        off, size = (found - expected).float().norm(dim=-1), expected.float().norm(dim=-1)
+        return bool((off <= GIVEN[expected.dtype] * size).all())
 
     def _output(self, changes: Changes) -> Tensor:
         module, args, kwargs = self._call

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core.gptq import gptq
+from awq_core.gptq import gptq_codes
 from awq_core.quantizer import quantize_groups
 
 BITS = st.integers(2, 8)
@@ -16,6 +18,11 @@ GROUP_SIZES = st.sampled_from([4, 8, 16, 48])
 BLOCK_SIZES = st.sampled_from([1, 3, 8, 20, 128])
 ORDERED = st.booleans()
 WIDTH = 48
+
+
+def gptq(weight: Tensor, moment: Tensor, *given: Any, **options: Any) -> Tensor:
+    """The weights that GPTQ's codes stand for."""
+    return gptq_codes(weight, moment, *given, **options).dequantize()
 
 
 @st.composite

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from awq_core.architecture import architecture_of
-from awq_core.gptq import gptq
+from awq_core.gptq import gptq_codes
 from awq_core.measure.block_rounding import LayerFindings, Rounding, redraw_signs
 from awq_core.measure.found import Found
-from awq_core.measure.methods import METHODS, Strategy
+from awq_core.measure.methods import FULL, METHODS, Strategy
 from awq_core.quantizer import round_to_nearest
 
 LLAMA = architecture_of("llama")
@@ -111,7 +111,7 @@ def test_gptq_in_a_redraw_is_gptq_of_flipped_inputs(ordered: bool, seed: int, dr
     w, x = weight(seed, 64), weight(seed + 1, 64, rows=200) @ weight(seed + 2, 64, rows=64)
     signs = redraw_signs(seed, draw, "a", 64)
     flipped = x * signs
-    found = gptq(w * signs, flipped.T @ flipped, 3, 64, activation_order=ordered)
+    found = gptq_codes(w * signs, flipped.T @ flipped, 3, 64, activation_order=ordered).dequantize()
     there = (flipped @ (found - w * signs).T).square().sum()
     here = (x @ (found * signs - w).T).square().sum()
     torch.testing.assert_close(here, there, rtol=1e-9, atol=0)
@@ -121,7 +121,7 @@ def test_gptq_in_a_redraw_is_gptq_of_flipped_inputs(ordered: bool, seed: int, dr
 def test_a_redraw_has_a_name_of_its_own_and_full_precision_has_none() -> None:
     assert Strategy(METHODS["rtn"], 4, draw=2).name == "rtn-4~2"
     assert Strategy(METHODS["gptq"], 3, "foreign", draw=1).name == "gptq-foreign-3~1"
-    assert Strategy(None, 0, draw=2).name == "full"
+    assert FULL.name == "full"
     (search,) = Strategy(METHODS["awq-block"], 3, draw=2).searches()
     assert search.name == "awq-block-3"  # it does not round: one for every draw
     (search,) = Strategy(METHODS["gptq"], 3, draw=2).searches()
