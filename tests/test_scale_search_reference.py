@@ -65,7 +65,7 @@ def test_every_candidate_s_loss_is_the_replayed_one(
 ) -> None:
     """Losses, scales and winners; on all tokens at once, and in the race's samples when nothing is dropped."""
     if raced:
-        monkeypatch.setattr(alpha_race, "survivors", lambda means, errors, degrees: np.arange(len(means)))
+        monkeypatch.setattr(alpha_race, "survivors", lambda means, *_: (np.arange(len(means)), 0.0))
         monkeypatch.setattr(alpha_race, "FIRST_TOKENS", 20)
         monkeypatch.setattr(alpha_race, "LARGEST_TOKENS", 5)
         monkeypatch.setattr(alpha_race, "FIRST_PLACES", 3)
