@@ -25,7 +25,7 @@ from awq_core.row_errors import LinearRows
 from awq_core.second_moment import SecondMoment
 
 FIRST_SHARE = 1 / 16
-"""Of the rows in the first round."""
+"""Share of the rows in the first round."""
 
 FIRST_ROWS = 128
 """At least: a few heavy rows decide what fewer say."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 1_000_000
-"""Of the values whose powers are formed at once: they stay in a processor's cache."""
+"""Size of the values whose powers are formed at once: they stay in a processor's cache."""
 
 
 class MeasurementError(Exception):

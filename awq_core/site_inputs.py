@@ -21,7 +21,7 @@ from awq_core.sources import LayerSource, LinearWeights
 OUTLIER_SIGMA = 6.0
 
 KEPT_BYTES = 2**30
-"""Of one split's tokens at all sites of a block."""
+"""Most memory for the tokens of one split at all sites of a block."""
 
 Batch = tuple[int, dict[str, Tensor]]
 """A group of windows, and the inputs `(tokens, width)` of every site."""

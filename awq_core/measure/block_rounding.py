@@ -39,7 +39,7 @@ class LayerFindings:
 
     @classmethod
     def of(cls, channels: xr.Dataset, errors: xr.Dataset, bits: tuple[int, ...], seed: int) -> LayerFindings:
-        """From the layer-level datasets (`docs/datasets.md`)."""
+        """Read them from the layer-level datasets (`docs/datasets.md`)."""
         magnitude = channels["magnitude"].sel(split="calibration").transpose("site", "channel")
         labels = (channels[name].values for name in ("linear", "linear_site", "in_features"))
         magnitudes = {
@@ -184,7 +184,7 @@ def by_weight(at: Rounding, name: str, weight: Tensor) -> np.ndarray:
 
 
 def at_random(at: Rounding, name: str, weight: Tensor, choice: int) -> np.ndarray:
-    """As many channels drawn from the seed, the choice and the linear."""
+    """Draw as many channels as are salient, from the seed, the choice and the linear."""
     magnitude = at.layers.magnitudes[name]
     generator = np.random.default_rng([at.layers.seed, choice, *name.encode()])
     return generator.choice(len(magnitude), len(salient_channels(magnitude)), replace=False)

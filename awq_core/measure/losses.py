@@ -21,7 +21,7 @@ LOGIT_ELEMENTS = 12_000_000
 """Logits made at once: a large vocabulary is scored a few tokens at a time."""
 
 ROW_ELEMENTS = 1_000_000
-"""Of those, what is turned into probabilities and compared at once on a CPU: as much as its caches hold. With 152k
+"""Logits turned into probabilities and compared at once on a CPU: as much as its caches hold. With 152k
 tokens in the vocabulary this takes a third of the time of going over all logits for every operation."""
 
 

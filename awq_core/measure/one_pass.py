@@ -33,7 +33,7 @@ STATE_BYTES = 2**29
 
 Progress = Callable[[int, int], None]
 KeptByName = Callable[[str], KeptBlocks]
-"""From the name of a search to where its blocks are kept."""
+"""Maps the name of a search to where its blocks are kept."""
 
 
 class MethodPass:

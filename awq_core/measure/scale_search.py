@@ -143,7 +143,7 @@ class _Differences:
         return [brief(difference.to(self._dtype)) for difference in found]
 
     def by_weight(self, candidate: int) -> dict[int, Tensor]:
-        """The same by the identity of the weights that they change."""
+        """Map the identity of each weight to the difference that it is changed by."""
         return {id(m.weight): e for m, e in zip(self.linears, self.of(candidate), strict=True)}
 
 

@@ -50,7 +50,7 @@ class KnownLinear:
 
 
 Known = dict[int, KnownLinear]
-"""By the identity of the weight."""
+"""Linears in full precision by the identity of their weight."""
 
 
 GIVEN = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
