@@ -102,7 +102,7 @@ FOLDER = Path(awq_core.__file__).parent
 
 @pytest.fixture
 def version_taken_anew():
-    """What a process takes once is taken again, and once more by the tests that follow."""
+    """Let the version, which a process takes once, be taken again by the tests that follow."""
     yield
     instrument_version.cache_clear()
 

@@ -253,7 +253,7 @@ def _hidden(call: Call) -> Tensor:
 
 
 def _of_sequences(value: Any, hidden: Tensor) -> bool:
-    """Whether an argument has an entry for every sequence. Masks and positions, of other dimensions, hold for all."""
+    """Tell whether an argument has an entry for every sequence; masks and positions, of other dimensions, have none."""
     return isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
 
 

@@ -49,7 +49,7 @@ class Calibration:
     exhaustive: bool = False
 
     def timed(self, search: Callable[[Calibration], Found]) -> Found:
-        """What a search finds, with the time that it takes; gathering inputs is not counted."""
+        """Search, and note the time that it takes; what was gathered of the inputs before is not counted."""
         device = next(self.inputs.module.parameters()).device
         wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
         wait()
