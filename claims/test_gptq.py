@@ -54,7 +54,7 @@ def test_slower(measured: Measured, setting: Setting) -> Reported:
             "seconds of AWQ's block-level search": awq["seconds"],
             "operations of GPTQ": float(gptq["operations"]),
             "operations of the official AWQ search, every exponent on every token": float(awq["operations"]),
-            "what is counted": "4 bits, all blocks; seconds without what comes before either, the inputs of each block "
-            "and GPTQ's second moments; operations of the published searches, second moments included",
+            "what is counted": "4 bits, all blocks, second moments included; without what comes before either: the "
+            "inputs of every block",
         },
     )

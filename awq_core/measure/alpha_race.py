@@ -25,10 +25,10 @@ from scipy import stats
 
 from awq_core.racing import spread_order
 
-REGRET = 5e-4
+REGRET = 1e-3
 """Expected regret at which a search stops, as a share of the best loss."""
 
-LARGEST_REGRET = 3e-3
+LARGEST_REGRET = 5e-3
 """A regret beyond this share is unlikely when a search stops."""
 
 CHANCE = 0.01

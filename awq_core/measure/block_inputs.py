@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -38,6 +39,7 @@ class BlockInputs:
         sites: by site, its inputs `(tokens, width)`, where they are kept.
         calls: by path of an inspected module that is no linear, its calls in order.
         output_size: by the same, the squared output of every token, `(tokens,)`.
+        seconds: wall-clock time of the second moments that were gathered in passing, where no inputs are kept.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class BlockInputs:
         self.module: nn.Module = stream.source.modules[block]
         self._arithmetic = arithmetic
         self._moments: dict[str, SecondMoment] = {}
+        self.seconds = 0.0
         self.tokens: dict[str, int] = {}
         self.calls: dict[str, list[Call]] = {}
         captured: dict[str, list[Tensor]] = {}
@@ -65,7 +68,9 @@ class BlockInputs:
                     if calls:
                         captured.setdefault(site, []).append(x)
                     else:
+                        began = clock(x.device)
                         self._add(site, x)
+                        self.seconds += clock(x.device) - began
         self.output_size = {path: torch.cat(parts) for path, parts in sizes.items()}
         self.sites = {site: torch.cat(captured.pop(site)) for site in list(captured)}
 
@@ -101,6 +106,13 @@ class BlockInputs:
             self._moments[site] = SecondMoment(x.shape[1], self._arithmetic, x.device)
         if len(x):
             self._moments[site].update(x)
+
+
+def clock(device: torch.device) -> float:
+    """Read the clock, in seconds, when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _keep_size(sizes: list[Tensor]) -> Callable[..., None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from awq_core.clipping import UNCLIPPED_FAMILIES, search_clipping
 from awq_core.coded_weights import CodedWeight
 from awq_core.folding import fold_block
 from awq_core.gptq import gptq_codes, gptq_operations
-from awq_core.measure.block_inputs import BlockInputs
+from awq_core.measure.block_inputs import BlockInputs, clock
 from awq_core.measure.found import Found
 from awq_core.measure.scale_search import OFFICIAL_ALPHAS, Formula, search_group
 from awq_core.quantizer import deployed_group_size, quantize_groups
@@ -49,14 +48,11 @@ class Calibration:
     exhaustive: bool = False
 
     def timed(self, search: Callable[[Calibration], Found]) -> Found:
-        """Search, and note the time that it takes; what was gathered of the inputs before is not counted."""
+        """Search, and note the time that it takes, with second moments and without the forward pass before it."""
         device = next(self.inputs.module.parameters()).device
-        wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-        wait()
-        began = time.perf_counter()
+        began = clock(device)
         found = search(self)
-        wait()
-        found.seconds = time.perf_counter() - began
+        found.seconds = clock(device) - began + self.inputs.seconds
         return found
 
     def linears(self) -> Iterator[tuple[str, str, str]]:
