@@ -28,7 +28,7 @@ from awq_core.racing import spread_order
 REGRET = 1e-3
 """Expected regret at which a search stops, as a share of the best loss."""
 
-LARGEST_REGRET = 5e-3
+LARGEST_REGRET = 4e-3
 """A regret beyond this share is unlikely when a search stops."""
 
 CHANCE = 0.01
