@@ -39,7 +39,7 @@ class SecondMoment:
 
     Attributes:
         blocks: the column blocks.
-        short: whether products are made in bfloat16.
+        bfloat16: whether products are made in bfloat16.
     """
 
     def __init__(self, width: int, arithmetic: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -52,7 +52,7 @@ class SecondMoment:
             torch.zeros(block.stop - block.start, block.stop, dtype=arithmetic, device=device) for block in self.blocks
         ]
         self._waiting: list[Tensor] = []  # tokens that are not in the sums yet
-        self.short = arithmetic == torch.float32 and multiplies_bfloat16(torch.device(device))
+        self.bfloat16 = arithmetic == torch.float32 and multiplies_bfloat16(torch.device(device))
         self._known_factors: dict[bool, list[Tensor]] = {}  # by whether in bfloat16
 
     def update(self, inputs: Tensor) -> None:
@@ -88,10 +88,10 @@ class SecondMoment:
             `(..., rows)`, in squared output units, summed over tokens.
         """
         flat = rows.flatten(1)
-        if not self.short:
+        if not self.bfloat16:
             return self._exactly(flat).reshape(rows.shape[1:])
         brief, together = flat.to(torch.bfloat16), flat.new_zeros(flat.shape[1])
-        for block, factor in zip(self.blocks, self._factors(short=True), strict=True):
+        for block, factor in zip(self.blocks, self._factors(bfloat16=True), strict=True):
             together += ((factor @ brief[: block.stop]) * flat[block]).sum(dim=0)
         errors = self._diagonal() @ flat.square() + together
         summed = errors.reshape(rows.shape[1:]).sum(dim=-1, keepdim=True)
@@ -103,23 +103,23 @@ class SecondMoment:
     def _exactly(self, rows: Tensor) -> Tensor:
         errors = rows.new_zeros(rows.shape[1])
         upright = rows.T.contiguous()  # (rows, width)
-        for block, factor in zip(self.blocks, self._factors(short=False), strict=True):
+        for block, factor in zip(self.blocks, self._factors(bfloat16=False), strict=True):
             spread = product_with_rows(upright[:, : block.stop], factor)  # (rows, b)
             errors += spread.mul_(upright[:, block]).sum(dim=1)
         return errors
 
-    def _factors(self, *, short: bool) -> list[Tensor]:
+    def _factors(self, *, bfloat16: bool) -> list[Tensor]:
         """By block `[2 G_J,<J, G_JJ]`, `(b, up to J's end)`; in bfloat16 without the diagonal."""
-        if short not in self._known_factors:
-            factors = self._known_factors[short] = []
+        if bfloat16 not in self._known_factors:
+            factors = self._known_factors[bfloat16] = []
             for block, total in zip(self.blocks, self._triangle, strict=True):
                 factor = total.clone()
                 factor[:, : block.start] *= 2
-                if short:
+                if bfloat16:
                     factor[:, block].diagonal().zero_()
                     factor = factor.to(torch.bfloat16)
                 factors.append(factor)
-        return self._known_factors[short]
+        return self._known_factors[bfloat16]
 
     def _diagonal(self) -> Tensor:
         return torch.cat([t[:, block].diagonal() for block, t in zip(self.blocks, self._triangle, strict=True)])

@@ -178,8 +178,8 @@ def _raised(value: Any) -> Any:
     """In single precision at least."""
     if isinstance(value, tuple):
         return tuple(map(_raised, value))
-    short = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-    return value.float() if short else value
+    half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if half else value
 
 
 class _Reached(Exception):  # noqa: N818 -- a signal, not an error

@@ -132,7 +132,7 @@ class StageRuns:
         every = [method for method in METHODS.values() if not method.shown]
         listed = [FULL, *(Strategy(method, min(JUDGED_BITS)) for method in every)]
         windows = measurement.tokens.heldout[np.sort(measurement.looks.new_windows(0))]
-        made.score(listed, windows, short=multiplies_bfloat16(self.blocks.device))
+        made.score(listed, windows, bfloat16=multiplies_bfloat16(self.blocks.device))
 
 
 def keep_first(blocks: Blocks, count: int | None) -> None:

@@ -377,18 +377,18 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool |
     """
     made: list[tuple[list[str], int, bool | str]] = []
 
-    def score(self: MethodPass, listed: Any, windows: Any, *_: Any, short: bool = False) -> list[Scores]:
-        made.append(([strategy.name for strategy in listed], len(windows), short))
+    def score(self: MethodPass, listed: Any, windows: Any, *_: Any, bfloat16: bool = False) -> list[Scores]:
+        made.append(([strategy.name for strategy in listed], len(windows), bfloat16))
         zeros = np.zeros(len(windows))
         return [Scores(zeros, zeros) for _ in listed]
 
-    def short_change(self: MethodPass, strategy: Any, windows: Any) -> float:
+    def bfloat16_change(self: MethodPass, strategy: Any, windows: Any) -> float:
         made.append(([strategy.name], len(windows), "tried"))
         return CHANGE["trial"]
 
     monkeypatch.setattr("fixtures.losses_by_look.multiplies_bfloat16", lambda device: True)
     monkeypatch.setattr(MethodPass, "score", score)
-    monkeypatch.setattr(MethodPass, "short_change", short_change)
+    monkeypatch.setattr(MethodPass, "bfloat16_change", bfloat16_change)
     return made
 
 
@@ -402,21 +402,21 @@ def test_products_in_bfloat16_are_tried_and_used_where_they_change_little(
     monkeypatch.setitem(CHANGE, "trial", change * LARGEST_CHANGE)
     losses = make(asking({"rtn-4": 1})).measure()
     assert passes[:1] == TRIAL
-    assert {short for *_, short in passes[1:]} == {used}
-    record = json.loads(losses.attrs["short_products"])
+    assert {bfloat16 for *_, bfloat16 in passes[1:]} == {used}
+    record = json.loads(losses.attrs["bfloat16_products"])
     assert record == {"used": used, "largest_change": CHANGE["trial"], "allowed": LARGEST_CHANGE}
     # A later run does as was decided, and tries nothing again.
     del passes[:]
     make(asking({"rtn-4": 2})).measure()
     assert [windows for _, windows, _ in passes] == [6]
-    assert {short for *_, short in passes} == {used}
+    assert {bfloat16 for *_, bfloat16 in passes} == {used}
 
 
 def test_where_there_are_none_nothing_is_tried(make: Make, passes: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fixtures.losses_by_look.multiplies_bfloat16", lambda device: False)
     losses = make(asking()).measure()
     assert passes == [(["rtn-3", "rtn-4", "full"], 3, False)]
-    assert json.loads(losses.attrs["short_products"]) == {"used": False}
+    assert json.loads(losses.attrs["bfloat16_products"]) == {"used": False}
 
 
 def test_the_same_is_tried_whichever_methods_are_scored(make: Make, passes: list[Any]) -> None:

@@ -377,7 +377,8 @@ def test_the_order_of_stages_and_their_times_are_reported(folder, tmp_path):
         "strategies_at_look": [3 + len(WANTED)],
         "stopped": "the last look was reached",
     }
-    assert measured.provenance["short_products"]["used"] == json.loads(measured.losses.attrs["short_products"])["used"]
+    products = json.loads(measured.losses.attrs["bfloat16_products"])
+    assert measured.provenance["bfloat16_products"]["used"] == products["used"]
     assert measured.provenance["seed"] == 3
     assert measured.parameters == model.description.parameters
     assert measured.name == "tiny"

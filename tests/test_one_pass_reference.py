@@ -169,10 +169,10 @@ def test_in_single_and_half_precision_losses_are_about_those(plain: Case, dtype:
     model = structured_model(4, "llama").to(dtype)
     listed = [FULL, *(Strategy(METHODS["rtn"], bits) for bits in (3, 4))]
     made = method_pass(model, plain.layers, arithmetic=torch.float32)
-    for short in (False, True):
-        for strategy, found in zip(listed, made.score(listed, HELDOUT, short=short), strict=True):
+    for bfloat16 in (False, True):
+        for strategy, found in zip(listed, made.score(listed, HELDOUT, bfloat16=bfloat16), strict=True):
             change = found.loss - plain.scored[strategy.name].loss
-            each, all_ = ((2e-3, 1e-3) if short else (1e-4, 1e-5)) if dtype is torch.float32 else (0.1, 0.02)
+            each, all_ = ((2e-3, 1e-3) if bfloat16 else (1e-4, 1e-5)) if dtype is torch.float32 else (0.1, 0.02)
             assert np.abs(change).max() < each, strategy.name
             assert abs(change.mean()) < all_, strategy.name
 
@@ -181,9 +181,9 @@ def test_what_products_in_bfloat16_change_is_the_loss_or_the_divergence(plain: C
     made = method_pass(structured_model(4, "llama").to(torch.float32), plain.layers, arithmetic=torch.float32)
     for bits in (2, 3, 4):
         strategy = Strategy(METHODS["rtn"], bits)
-        (exact,), (short,) = (made.score([strategy], HELDOUT, short=short) for short in (False, True))
-        changes = float((short.loss - exact.loss).mean()), float((short.divergence - exact.divergence).mean())
-        assert made.short_change(strategy, HELDOUT) == pytest.approx(max(map(abs, changes)), rel=1e-9)
+        (exact,), (bfloat16,) = (made.score([strategy], HELDOUT, bfloat16=bfloat16) for bfloat16 in (False, True))
+        changes = float((bfloat16.loss - exact.loss).mean()), float((bfloat16.divergence - exact.divergence).mean())
+        assert made.bfloat16_change(strategy, HELDOUT) == pytest.approx(max(map(abs, changes)), rel=1e-9)
         assert min(map(abs, changes)) > 0
 
 

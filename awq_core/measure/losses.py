@@ -43,7 +43,7 @@ class Scores:
         return cls(np.concatenate([p.loss for p in parts]), np.concatenate([p.divergence for p in parts]))
 
 
-def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, short: bool = False) -> list[Scores]:
+def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, bfloat16: bool = False) -> list[Scores]:
     """Scores of every strategy.
 
     Args:
@@ -51,11 +51,11 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
         ids: `(windows, T)` token ids; each token but the first of a window is a target.
         full: `(windows, T, width)`, what reaches the head in full precision.
         states: the same under each strategy; `full` itself where nothing is rounded.
-        short: multiply only how states differ from full precision, in bfloat16 (of a model in single precision).
+        bfloat16: multiply only how states differ from full precision, in bfloat16 (of a model in single precision).
     """
     model = blocks.model
     weight = model.get_output_embeddings().weight
-    brief_weight = weight.to(torch.bfloat16) if short and weight.dtype == torch.float32 else None
+    bfloat16_weight = weight.to(torch.bfloat16) if bfloat16 and weight.dtype == torch.float32 else None
     targets = ids[:, 1:]
     totals = torch.zeros(2, len(states), len(ids), dtype=torch.float64)
     most = max(1, LOGIT_ELEMENTS // len(weight))
@@ -72,11 +72,11 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
                     if hidden is full:
                         totals[0, index, window] -= log_full.gather(1, aimed[:, None]).sum(dtype=torch.float64).cpu()
                         continue
-                    if brief_weight is None:
+                    if bfloat16_weight is None:
                         base, change = None, _uncapped(model, hidden[window, part])
                     else:
                         difference = (hidden[window, part] - full[window, part]).to(torch.bfloat16)
-                        base, change = logits, functional.linear(difference, brief_weight)
+                        base, change = logits, functional.linear(difference, bfloat16_weight)
                     found = _compare(model, base, change, log_full, probabilities, aimed)
                     totals[:, index, window] += found.cpu()
     return [Scores(loss, divergence) for loss, divergence in (totals / targets.shape[1]).transpose(0, 1).numpy()]

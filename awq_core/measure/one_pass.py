@@ -73,7 +73,7 @@ class MethodPass:
         windows: np.ndarray,
         progress: Progress = lambda done, total: None,
         *,
-        short: bool = False,
+        bfloat16: bool = False,
     ) -> list[Scores]:
         """Losses of strategies, and their divergence from full precision.
 
@@ -81,7 +81,7 @@ class MethodPass:
             strategies: to be scored.
             windows: held-out token ids `[windows, length]`.
             progress: called with `(blocks done, blocks)`, counted over all turns.
-            short: multiply in bfloat16 by the head, where only differences to full precision are
+            bfloat16: multiply in bfloat16 by the head, where only differences to full precision are
                 (`losses.compare`).
 
         Raises:
@@ -101,7 +101,8 @@ class MethodPass:
 
             full, states = self._pass(strategies, part, searching, step)
             searching = None  # the first turn found all there is to find
-            for of_strategy, found in zip(scores, compare(self.blocks, part, full, states, short=short), strict=True):
+            compared = compare(self.blocks, part, full, states, bfloat16=bfloat16)
+            for of_strategy, found in zip(scores, compared, strict=True):
                 of_strategy.append(found)
         joined = [Scores.joined(parts) for parts in scores]
         for strategy, score in zip(strategies, joined, strict=True):
@@ -109,7 +110,7 @@ class MethodPass:
                 raise MeasurementError(f"strategy {strategy.name}: a window's loss is NaN or infinite")
         return joined
 
-    def short_change(self, strategy: Strategy, windows: np.ndarray) -> float:
+    def bfloat16_change(self, strategy: Strategy, windows: np.ndarray) -> float:
         """Measure by how much products in bfloat16 change a strategy's mean loss or mean divergence, whichever more.
 
         Args:
@@ -118,8 +119,8 @@ class MethodPass:
         """
         ids = self._ids(windows)
         full, states = self._pass([strategy], ids, None, lambda done, total: None)
-        (exact,), (short,) = (compare(self.blocks, ids, full, states, short=short) for short in (False, True))
-        changes = short.loss - exact.loss, short.divergence - exact.divergence
+        (exact,), (other,) = (compare(self.blocks, ids, full, states, bfloat16=chosen) for chosen in (False, True))
+        changes = other.loss - exact.loss, other.divergence - exact.divergence
         return max(abs(float(change.mean())) for change in changes)
 
     def _ids(self, windows: np.ndarray) -> Tensor:

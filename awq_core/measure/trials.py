@@ -278,8 +278,8 @@ class _AtPlaces(_OneHead):
 
 def brief(difference: Tensor) -> Tensor:
     """A difference in the dtype in which it is multiplied."""
-    short = difference.dtype == torch.float32 and multiplies_bfloat16(difference.device)
-    return difference.to(torch.bfloat16) if short else difference
+    exact = difference.dtype != torch.float32 or not multiplies_bfloat16(difference.device)
+    return difference if exact else difference.to(torch.bfloat16)
 
 
 def mean_square(change: Tensor) -> Tensor:
