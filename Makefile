@@ -34,7 +34,7 @@ summaries:
 
 # The hash that cached measurements depend on.
 instruments:
-	@$(VENV)/bin/python -c "from fixtures.cache import instrument_version; print(instrument_version())"
+	@$(VENV)/bin/python -c "from fixtures.cache.store import instrument_version; print(instrument_version())"
 
 setup: $(READY)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from awq_core.quantizer import QuantizerName
+from awq_core.quantization.quantizers import QuantizerName
 
 SPLITS = ("calibration", "heldout")
 QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")

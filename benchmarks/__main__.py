@@ -24,13 +24,13 @@ from benchmarks.rates import product_rates
 from benchmarks.record import Conditions, Rates, judge_limits, record
 from benchmarks.stages import RUNS, StageRuns, keep_first
 from benchmarks.tables import print_record
-from fixtures.cache import MeasurementCache
+from fixtures.cache.store import MeasurementCache
 from fixtures.errors import UserError
-from fixtures.measuring import ModelMeasurement
+from fixtures.measuring.model import ModelMeasurement
 from fixtures.models.device import DTYPES, dtype_name
 from fixtures.models.resolve import resolve
-from fixtures.opening import open_source
 from fixtures.options import Options
+from fixtures.preflight import open_source
 from fixtures.progress import MeasurementProgress
 from fixtures.texts.effort import EFFORTS
 from reports.evidence_file import json_bytes

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from awq_core.architecture import applicable_folds
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.measure.block_inputs import BlockInputs
-from awq_core.measure.scale_search import OFFICIAL_ALPHAS, FoundScale, search_group
+from awq_core.architectures.model import applicable_folds
+from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, FoundScale, search_group
 from benchmarks import official_search
 from benchmarks.clock import Clock
 from benchmarks.probes import Probes

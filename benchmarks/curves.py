@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from awq_core.architecture import architecture_of
 from awq_core.architectures.block_stream import Blocks
+from awq_core.architectures.model import architecture_of
 from benchmarks.clock import Clock
 from benchmarks.comparison import compare_searches
 from benchmarks.curve_figure import draw

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fixtures.cache import CACHE_VARIABLE
+from fixtures.cache.store import CACHE_VARIABLE
 
 RECORDS = ("evidence.json", "diagnostic.json")
 TIMED_CLAIMS = ("gptq.slower",)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from awq_core.quantizer import deployed_group_size, quantize_groups
+from awq_core.quantization.quantizers import deployed_group_size, quantize_groups
 
 ALPHAS = tuple(i / 20 for i in range(20))
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
 
-Operations are those of `fixtures/models/work.py`. Forward passes and half of the error grid's products run at the rate
+Operations are those of `fixtures/cost/work.py`. Forward passes and half of the error grid's products run at the rate
 of 16-bit products, second moments and the other half at that of single precision; elementwise work is left out.
 """
 
@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 from benchmarks.shapes import SHAPES, Shape
-from fixtures.measuring import TWIN_SEEDS
+from fixtures.cost.estimate import bytes_in_words, estimate_cost, time_in_words
+from fixtures.cost.rates import Rates
+from fixtures.cost.work import work_of
+from fixtures.measuring.model import TWIN_SEEDS
+from fixtures.measuring.stages import STAGES
 from fixtures.models.checking import ModelDescription
-from fixtures.models.cost import bytes_in_words, estimate_cost, time_in_words
-from fixtures.models.rates import Rates
 from fixtures.models.resolve import ModelSource
-from fixtures.models.work import work_of
-from fixtures.stages import STAGES
 from fixtures.texts.effort import EFFORTS, effort_of
 
 LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from awq_core.products import product_with_rows
+from awq_core.quantization.matmul import product_with_rows
 from benchmarks.clock import Clock
 
 MOST_OPERATIONS = {"cpu": 4e9, "cuda": 4e11}

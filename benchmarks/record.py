@@ -46,7 +46,7 @@ def record(
         stages: as measured.
         rates: of matrix products.
         search: the comparison with the official search, or None.
-        whole: seconds of a whole measurement by stage of `fixtures.measuring`; empty where none was made.
+        whole: seconds of a whole measurement by stage of `fixtures.measuring.model`; empty where none was made.
         missing: parts that could not be told apart.
     """
     rows = [_row(stage, rates) for stage in stages]

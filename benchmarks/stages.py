@@ -11,37 +11,37 @@ import numpy as np
 import torch
 from torch import nn
 
-from awq_core.architecture import blocks_of
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.layers import measure_layers
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.methods import FULL, METHODS, Strategy
-from awq_core.measure.one_pass import MethodPass
+from awq_core.architectures.model import blocks_of
+from awq_core.measure.layers.instrument import measure_layers
+from awq_core.measure.layers.traffic import measure_traffic
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.table import FULL, METHODS, Strategy
 from awq_core.measured import JUDGED_BITS
-from awq_core.products import multiplies_bfloat16
-from awq_core.traffic import measure_traffic
+from awq_core.quantization.matmul import multiplies_bfloat16
 from benchmarks.clock import Clock
 from benchmarks.machine import peak_memory
 from benchmarks.probes import Part, Probes
-from fixtures.measuring import ModelMeasurement, calibration_texts
+from fixtures.measuring.model import ModelMeasurement, calibration_texts
 
 RUNS = ("layers", "traffic", "methods")
-"""What `fixtures.measuring` runs on a model; its untrained twins go through the first two once more."""
+"""What `fixtures.measuring.model` runs on a model; its untrained twins go through the first two once more."""
 
 FORWARD, HEAD, REST = "block forward", "head and losses", "rest"
 
 PLACES: dict[str, Part] = {
     "awq_core.architectures.block_stream:Blocks.forward": FORWARD,
-    "awq_core.moments:ChannelMoments.update": "moments",
-    "awq_core.second_moment:SecondMoment.update": "second moments",
-    "awq_core.layers:exhaustive_errors": "error grid",
-    "awq_core.layers:raced_errors": "error grid",
-    "awq_core.traffic:_Traffic._errors": "error grid",
-    "awq_core.linear_errors:measure_mechanism": "mechanism",
-    "awq_core.layers:summed_by_group": "replay by group",
-    "awq_core.measure.one_pass:_Searching._search": lambda made, search, *_: f"search: {search.method.name}",
-    "awq_core.measure.one_pass:MethodPass.parameters": "rounding",
-    "awq_core.measure.one_pass:compare": HEAD,
+    "awq_core.measure.layers.moments:ChannelMoments.update": "moments",
+    "awq_core.measure.layers.second_moment:SecondMoment.update": "second moments",
+    "awq_core.measure.layers.instrument:exhaustive_errors": "error grid",
+    "awq_core.measure.layers.instrument:raced_errors": "error grid",
+    "awq_core.measure.layers.traffic:_Traffic._errors": "error grid",
+    "awq_core.measure.layers.errors:measure_mechanism": "mechanism",
+    "awq_core.measure.layers.instrument:summed_by_group": "replay by group",
+    "awq_core.measure.methods.one_pass:_Searching._search": lambda made, search, *_: f"search: {search.method.name}",
+    "awq_core.measure.methods.one_pass:MethodPass.parameters": "rounding",
+    "awq_core.measure.methods.one_pass:compare": HEAD,
 }
 """Where the stages are in the suite."""
 

@@ -11,19 +11,18 @@ from typing import Any
 
 import pytest
 
-from awq_core.evidence import Evidence, Verdict
+from awq_core.judging.evidence import Evidence, Verdict
 from awq_core.measured import Measured
-from claims.catalogue import whole_catalogue
-from claims.claim import Claim, Setting
-from claims.deviations_file import DeviationsError, read_deviations
-from claims.judging import judge as judge_claim
-from claims.judging import not_measured
-from claims.outcome import ChangedVerdictWarning, failure_message
-from claims.pairs import Pair
-from claims.published import PublishedError, published_for, read_published
-from claims.undecided import claims_about_models, still_wanted
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Claim, Pair, Setting
+from claims.support.deviations import DeviationsError, read_deviations
+from claims.support.judge import judge as judge_claim
+from claims.support.judge import not_measured
+from claims.support.outcome import ChangedVerdictWarning, failure_message
+from claims.support.published import PublishedError, published_for, read_published
+from claims.support.undecided import claims_about_models, still_wanted
+from fixtures.measuring.stages import Stage
 from fixtures.plugin import NO_PAIR, SESSION
-from fixtures.stages import Stage
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,10 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
-from awq_core.evidence import Evidence
-from claims.catalogue import whole_catalogue
-from claims.deviations_file import FOLDER, DeviationsError, read_deviations, write_deviations
-from fixtures.stages import EVERY, in_words
+from awq_core.judging.evidence import Evidence
+from claims.support.catalogue import whole_catalogue
+from claims.support.deviations import FOLDER, DeviationsError, read_deviations, write_deviations
+from fixtures.measuring.stages import EVERY, in_words
 
 
 def main() -> None:

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block
-from awq_core.evidence import Threshold
-from awq_core.intervals import Estimate
+from awq_core.judging.by_block import estimate_by_block
+from awq_core.judging.evidence import Threshold
+from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
-from awq_core.packing import FP16_BYTES, packed_bytes
-from awq_core.readings import error_at, error_ratio, natural_log
-from claims.claim import NotApplicableError, Setting, claim
-from claims.model_losses import over_windows, perplexity, perplexity_estimate, reading, window_losses
-from claims.readers import exactly, named, worth_recovering
+from awq_core.quantization.codes import FP16_BYTES, packed_bytes
+from claims.support.claim import NotApplicableError, Setting, claim
+from claims.support.model_losses import over_windows, perplexity, perplexity_estimate, reading, window_losses
+from claims.support.readers import exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
 

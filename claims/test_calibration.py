@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block
-from awq_core.intervals import Estimate
+from awq_core.judging.by_block import estimate_by_block
+from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import error_ratio, natural_log
 from awq_core.measured import Measured
-from awq_core.readings import error_ratio, natural_log
-from claims.claim import Parts, Setting, claim
-from claims.model_losses import attribute, gaps, mean_over_windows
-from claims.readers import (
+from claims.support.claim import Parts, Setting, claim
+from claims.support.model_losses import attribute, gaps, mean_over_windows
+from claims.support.readers import (
     deployed_quantizer_only,
     kinds_of_traffic,
     named,

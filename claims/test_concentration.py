@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block, share_by_block
-from awq_core.intervals import Estimate, jackknife_estimate
+from awq_core.judging.by_block import estimate_by_block, share_by_block
+from awq_core.judging.intervals import Estimate, jackknife_estimate
+from awq_core.judging.metrics import enrichment, hockey_stick, large_channels, natural_log, top_share
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, hockey_stick, large_channels, natural_log, top_share
-from claims.claim import Setting, claim
-from claims.readers import highest_on_calibration, named, wide_enough
+from claims.support.claim import Setting, claim
+from claims.support.readers import highest_on_calibration, named, wide_enough
 
 
 @claim(

@@ -3,14 +3,14 @@
 import numpy as np
 import xarray as xr
 
-from awq_core.by_block import as_blocks, estimate_by_block, spearman_by_block
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.judging.by_block import as_blocks, estimate_by_block, spearman_by_block
+from awq_core.judging.intervals import Estimate, cluster_estimate
+from awq_core.judging.metrics import best_alpha, constant_alpha, error_at, error_ratio, natural_log, top_share
 from awq_core.measured import Measured
-from awq_core.readings import best_alpha, constant_alpha, error_at, error_ratio, natural_log, top_share
-from claims.claim import Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, gaps, mean_over_windows
-from claims.prediction import captured_by_prediction
-from claims.readers import named, where_layers_gain, wide_enough, worth_recovering
+from claims.support.claim import Setting, claim
+from claims.support.model_losses import BLOCK, CLIPPED, gaps, mean_over_windows
+from claims.support.prediction import captured_by_prediction
+from claims.support.readers import named, where_layers_gain, wide_enough, worth_recovering
 
 
 def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:

@@ -1,11 +1,11 @@
 """GPTQ: the other school."""
 
-from awq_core.evidence import Threshold
-from awq_core.intervals import Estimate
+from awq_core.judging.evidence import Threshold
+from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
-from claims.claim import Reported, Setting, claim
-from claims.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows, reading
-from claims.readers import named, worth_recovering
+from claims.support.claim import Reported, Setting, claim
+from claims.support.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows, reading
+from claims.support.readers import named, worth_recovering
 
 VARIANTS = {
     "gptq-parallel": "on full-precision inputs",

@@ -6,13 +6,13 @@ An untrained network already has heavy tails at o and down; only the difference 
 import numpy as np
 import xarray as xr
 
-from awq_core.intervals import Estimate
+from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import enrichment, magnitude_spread, mean_kurtosis, natural_log, reduction
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, magnitude_spread, mean_kurtosis, natural_log, reduction
-from claims.against_twin import mean_beyond_twin, median_beyond_twin, minus_twin
-from claims.claim import Setting, claim
-from claims.localized import log_kurtosis_ratio
-from claims.readers import outlier_families, wide_enough
+from claims.support.against_twin import mean_beyond_twin, median_beyond_twin, minus_twin
+from claims.support.claim import Setting, claim
+from claims.support.localized import log_kurtosis_ratio
+from claims.support.readers import outlier_families, wide_enough
 
 SOURCE = "design: an untrained network already has its outliers in o and down"
 

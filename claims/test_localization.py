@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from awq_core.by_block import contrast_by_block, spearman_by_block
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.judging.by_block import contrast_by_block, spearman_by_block
+from awq_core.judging.intervals import Estimate, cluster_estimate
+from awq_core.judging.metrics import enrichment, mean_kurtosis, natural_log, reduction
 from awq_core.measured import Measured
-from awq_core.readings import enrichment, mean_kurtosis, natural_log, reduction
-from claims.claim import Parts, Setting, claim
-from claims.localized import benefit_difference, log_kurtosis_ratio
-from claims.readers import named, outlier_families, wide_enough
+from claims.support.claim import Parts, Setting, claim
+from claims.support.localized import benefit_difference, log_kurtosis_ratio
+from claims.support.readers import named, outlier_families, wide_enough
 
 
 @claim(

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block, share_by_block
-from awq_core.intervals import Estimate
+from awq_core.judging.by_block import estimate_by_block, share_by_block
+from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import error_at, error_ratio, factor_error, inverse_error, natural_log
 from awq_core.measured import Measured
-from awq_core.readings import error_at, error_ratio, factor_error, inverse_error, natural_log
-from claims.claim import Parts, Setting, claim
-from claims.model_losses import attribute
-from claims.readers import deployed_quantizer_only, exactly, named
-from claims.worked_examples import EXAMPLES
+from claims.support.claim import Parts, Setting, claim
+from claims.support.model_losses import attribute
+from claims.support.readers import deployed_quantizer_only, exactly, named
+from claims.support.worked_examples import EXAMPLES
 
 DIRECTION_ALPHA = 0.5
 """The guide's own exponent: both directions are compared at it."""

@@ -3,12 +3,12 @@
 import numpy as np
 import xarray as xr
 
-from awq_core.by_block import estimate_by_block
-from awq_core.intervals import Estimate, jackknife_estimate
+from awq_core.judging.by_block import estimate_by_block
+from awq_core.judging.intervals import Estimate, jackknife_estimate
+from awq_core.judging.metrics import mean_kurtosis, outlier_ratio, salient_auc
 from awq_core.measured import Measured
-from awq_core.readings import mean_kurtosis, outlier_ratio, salient_auc
-from claims.claim import Setting, claim
-from claims.readers import highest_on_calibration, named, outlier_families
+from claims.support.claim import Setting, claim
+from claims.support.readers import highest_on_calibration, named, outlier_families
 
 
 @claim(

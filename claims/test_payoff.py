@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from awq_core.by_block import estimate_by_block, share_by_block
-from awq_core.evidence import Threshold
-from awq_core.intervals import Estimate, cluster_estimate
+from awq_core.judging.by_block import estimate_by_block, share_by_block
+from awq_core.judging.evidence import Threshold
+from awq_core.judging.intervals import Estimate, cluster_estimate
+from awq_core.judging.metrics import natural_log, reduction, window_values
 from awq_core.measured import Measured
-from awq_core.readings import natural_log, reduction, window_values
-from claims.claim import Setting, claim
-from claims.model_losses import (
+from claims.support.claim import Setting, claim
+from claims.support.model_losses import (
     BLOCK,
     CLIPPED,
     gaps,
@@ -19,7 +19,7 @@ from claims.model_losses import (
     reading,
     window_losses,
 )
-from claims.readers import (
+from claims.support.readers import (
     highest_on_calibration,
     layers_gain,
     named,

@@ -1,10 +1,9 @@
 """Replication: another size of the same family tells the same story."""
 
-from awq_core.intervals import Estimate
-from claims.agreement import agreeing_verdicts, profile_correlation
-from claims.claim import Parts, Reported, Setting, claim
-from claims.localized import benefit_difference
-from claims.pairs import Pair
+from awq_core.judging.intervals import Estimate
+from claims.support.agreement import agreeing_verdicts, profile_correlation
+from claims.support.claim import Pair, Parts, Reported, Setting, claim
+from claims.support.localized import benefit_difference
 
 
 @claim(

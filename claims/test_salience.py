@@ -3,13 +3,13 @@
 import numpy as np
 import xarray as xr
 
-from awq_core.by_block import estimate_by_block, rank_correlation
-from awq_core.intervals import Estimate
+from awq_core.judging.by_block import estimate_by_block, rank_correlation
+from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import importance
+from awq_core.judging.salient_overlap import overlap_of_texts
 from awq_core.measured import Measured
-from awq_core.readings import importance
-from awq_core.salient_overlap import overlap_of_texts
-from claims.claim import Parts, Setting, claim
-from claims.model_losses import (
+from claims.support.claim import Parts, Setting, claim
+from claims.support.model_losses import (
     gaps,
     mean_over_windows,
     over_windows,
@@ -18,7 +18,7 @@ from claims.model_losses import (
     random_choices,
     window_losses,
 )
-from claims.readers import kinds_of_traffic, named, wide_enough, worth_recovering
+from claims.support.readers import kinds_of_traffic, named, wide_enough, worth_recovering
 
 
 @claim(

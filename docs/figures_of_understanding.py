@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from awq_core.architecture import architecture_of, linear, weight_of
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.importance import salient_count
-from awq_core.layers import LayerSettings, measure_layers
-from awq_core.output_error import relative_output_error, summed_squared_output
-from awq_core.quantizer import quantize_groups, round_to_nearest
-from awq_core.scales import linear_scales, scaled_round_to_nearest
+from awq_core.architectures.model import architecture_of, linear, weight_of
+from awq_core.measure.layers.importance import salient_count
+from awq_core.measure.layers.instrument import LayerSettings, measure_layers
+from awq_core.quantization.output_error import relative_output_error, summed_squared_output
+from awq_core.quantization.quantizers import quantize_groups, round_to_nearest
+from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.tokens import sequences, tokenize

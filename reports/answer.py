@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
+from awq_core.judging.metrics import mean_loss
 from awq_core.measured import Measured
-from awq_core.quantizer import deployed_group_size
-from awq_core.readings import mean_loss
+from awq_core.quantization.quantizers import deployed_group_size
 from reports.verdict_words import Claim
 
 DECISIVE_CLAIM = "payoff.perplexity@4"

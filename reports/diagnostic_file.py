@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from awq_core import readings
+from awq_core.judging import metrics as readings
 from awq_core.measured import Measured
 from reports.evidence_file import json_bytes
 from reports.linears import Array, Linears

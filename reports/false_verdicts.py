@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from awq_core.evidence import Verdict
-from awq_core.judgement import survives_holm
+from awq_core.judging.evidence import Verdict
+from awq_core.judging.verdicts import survives_holm
 from reports.verdict_words import Claim, is_exact, is_judged, verdict_of
 
 LEVEL = 0.05

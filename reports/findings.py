@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.evidence_file import read_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations
 from reports.verdict_words import APPEARANCES, Claim, catalogue_order, interval_text, number, threshold_text, verdict_of

@@ -1,4 +1,4 @@
-"""A model's linears side by side: `awq_core.readings` as plain arrays, for the diagnostic file and the figures."""
+"""A model's linears side by side: metrics as plain arrays, for the diagnostic file and the figures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from awq_core import readings
-from awq_core.importance import SMALLEST_WIDTH
+from awq_core.judging import metrics as readings
+from awq_core.measure.layers.importance import SMALLEST_WIDTH
 from awq_core.measured import Measured
 
 Array = NDArray[np.float64]

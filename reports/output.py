@@ -11,7 +11,7 @@ from reports.diagnostic_file import write_diagnostic
 from reports.evidence_file import write_evidence
 from reports.figures import Drawing, draw_all
 from reports.gathered import Gathered
-from reports.html import ModelReport
+from reports.html.report import ModelReport
 from reports.published import Published, section
 from reports.tokens_file import write_tokens
 from reports.writing import write_whole

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from awq_core.measured import Measured
 from reports import hookspecs
 from reports.answer import answer
 from reports.evidence_file import read_evidence
 from reports.gathered import Gathered, claim_of, models_of
-from reports.html import ModelReport
+from reports.html.report import ModelReport
 from reports.junit import add_plain_properties
 from reports.output import write_model
 from reports.published import Published, sentence

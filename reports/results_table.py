@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.evidence_file import read_evidence
 from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, verdict_of
 

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from awq_core.evidence import Verdict
-from reports.compare import Parser, write_out
-from reports.compare_inputs import InputError, Run, read_run
+from awq_core.judging.evidence import Verdict
+from reports.compare.__main__ import Parser, write_out
+from reports.compare.inputs import InputError, Run, read_run
 from reports.false_verdicts import trust
 from reports.tables import Cell, Table
 from reports.verdict_words import (

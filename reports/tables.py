@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.verdict_words import APPEARANCES
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.false_verdicts import trust
 from reports.gathered import Gathered
 from reports.verdict_words import (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from awq_core.evidence import Verdict, interval_in_words
+from awq_core.judging.evidence import Verdict, interval_in_words
 
 Claim = dict[str, Any]
 """One judged claim: exactly `Evidence.as_dict()`."""

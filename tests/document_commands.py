@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from claims.catalogue import whole_catalogue
+from claims.support.catalogue import whole_catalogue
 from fixtures.models.registry import ALIASES, GROUPS
 from reports.diagnostic_file import write_diagnostic
 from tests.synthetic_claim import synthetic_claim

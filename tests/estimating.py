@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from awq_core.measured import Measured
-from claims.catalogue import whole_catalogue
-from claims.claim import REGISTRY, Setting
-from claims.judging import judge
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import REGISTRY, Setting
+from claims.support.judge import judge
 from tests.hand_made import STRATEGIES, WINDOWS, hand_made, set_channel, set_losses
 
 whole_catalogue()  # registers every claim

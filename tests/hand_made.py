@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from awq_core.measure.layers.mechanism import FACTORS, INVERSE_ALPHAS
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, Measured
-from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
 from tests.synthetic_measured import RECORDS, STRATEGY_COST, synthetic_traffic
 
 ROLE_OF = {

@@ -41,7 +41,7 @@ def judge(request, record_property):
         return claim
     return record
 """
-IMPORTS = "import pytest\nfrom awq_core.evidence import Verdict\n"
+IMPORTS = "import pytest\nfrom awq_core.judging.evidence import Verdict\n"
 MEASURING = CONFTEST.replace("MEASURED = []", "MEASURED = [synthetic_measured(blocks=2, twins=0)]")
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from awq_core.architecture import architecture_of
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.layers import LayerSettings, measure_layers
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.one_pass import MethodPass
+from awq_core.architectures.model import architecture_of
+from awq_core.measure.layers.instrument import LayerSettings, measure_layers
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.one_pass import MethodPass
 from awq_core.measured import JUDGED_BITS, Measured
 
 SHAPE: dict[str, Any] = {

@@ -10,11 +10,9 @@ import pytest
 
 # pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
 # what those sessions need is imported here, before the first of them.
-import claims.deviations_file  # noqa: F401
-import fixtures.opening
-import fixtures.plugin  # noqa: F401
+import claims.support.deviations  # noqa: F401
 import reports.plugin  # noqa: F401
-from claims.catalogue import whole_catalogue
+from claims.support.catalogue import whole_catalogue
 from tests.tiny_models import write_model
 
 whole_catalogue()

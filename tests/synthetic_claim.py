@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from awq_core.evidence import Contrary, Evidence, Interval, Threshold, Verdict
+from awq_core.judging.evidence import Contrary, Evidence, Interval, Threshold, Verdict
 
 ESTIMATES = {Verdict.SUPPORTED: 1.3, Verdict.REFUTED: 0.7, Verdict.INCONCLUSIVE: 1.05}
 REASONS = {

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from awq_core.measure.methods import RANDOM_CHOICES
+from awq_core.measure.layers.mechanism import FACTORS, INVERSE_ALPHAS
+from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
-from awq_core.mechanism import FACTORS, INVERSE_ALPHAS
 
 FAMILY_SITES = {
     "q": "attention_in",

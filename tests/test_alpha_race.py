@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from awq_core.measure import alpha_race
-from awq_core.measure.alpha_race import (
+from awq_core.measure.methods.alpha_race import (
     CHANCE,
     FEWEST_DEGREES,
     FIRST_TOKENS,
@@ -21,6 +20,7 @@ from awq_core.measure.alpha_race import (
     race,
     survivors,
 )
+from awq_core.measure.methods.table import alpha_race
 
 
 class Table:

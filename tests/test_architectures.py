@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from awq_core.architecture import (
+from awq_core.architectures.block_stream import Blocks, BlockStream
+from awq_core.architectures.model import (
     SUPPORTED_MODEL_TYPES,
     Architecture,
     UnknownArchitectureError,
@@ -22,21 +23,20 @@ from awq_core.architecture import (
     separate_experts,
     weight_of,
 )
-from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.evidence import Verdict
-from awq_core.intervals import InsufficientDataError
-from awq_core.layers import LayerSettings, measure_layers
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.losses import logits_of
-from awq_core.measure.methods import METHODS, Strategy
-from awq_core.measure.one_pass import MethodPass
+from awq_core.judging.evidence import Verdict
+from awq_core.judging.intervals import InsufficientDataError
+from awq_core.judging.metrics import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc
+from awq_core.measure.layers.instrument import LayerSettings, measure_layers
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.losses import logits_of
+from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.table import METHODS, Strategy
 from awq_core.measured import JUDGED_BITS, Measured
-from awq_core.quantizer import round_to_nearest
-from awq_core.readings import enrichment, hockey_stick, magnitude_spread, reduction, salient_auc
-from claims.agreement import profile_correlation
-from claims.catalogue import whole_catalogue
-from claims.claim import Setting
-from claims.judging import judge
+from awq_core.quantization.quantizers import round_to_nearest
+from claims.support.agreement import profile_correlation
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Setting
+from claims.support.judge import judge
 from tests.tiny_architectures import CASES, Case, case, logits, relative_change, tiny, token_ids
 
 ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from awq_core.architecture import (
+from awq_core.architectures.folding import fold_block
+from awq_core.architectures.model import (
     Architecture,
     Fold,
     applicable_folds,
@@ -17,7 +18,6 @@ from awq_core.architecture import (
     shared_magnitude,
     weight_of,
 )
-from awq_core.folding import fold_block
 from tests.tiny_architectures import CASES, Case, logits, relative_change, tiny
 
 every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])

@@ -16,10 +16,10 @@ import torch
 from matplotlib.image import imread
 from transformers import Qwen2ForCausalLM
 
-from awq_core.architecture import SUPPORTED_MODEL_TYPES, applicable_folds
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.measure.block_inputs import BlockInputs
-from awq_core.measure.scale_search import FoundScale, search_group
+from awq_core.architectures.model import SUPPORTED_MODEL_TYPES, applicable_folds
+from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.measure.methods.scale_search import FoundScale, search_group
 from benchmarks import __main__ as command
 from benchmarks import changes, curves, official_search
 from benchmarks.clock import Clock

@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from awq_core.gptq import gptq_codes, gptq_operations
-from awq_core.products import product_with_rows
+from awq_core.quantization.gptq import gptq_codes, gptq_operations
+from awq_core.quantization.matmul import product_with_rows
 from benchmarks.operations import CountedProducts
 from tests.structured_model import structured_model, tokens
 

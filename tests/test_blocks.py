@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from awq_core.architecture import architecture_of, separate_experts
 from awq_core.architectures.block_stream import Blocks, put_parameter
+from awq_core.architectures.model import architecture_of, separate_experts
 from fixtures.models.block_files import load_blocks, untrained_blocks
 from fixtures.models.loading import untrained_twin
 from fixtures.models.resolve import ModelSource

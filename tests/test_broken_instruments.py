@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import awq_core.equivalence
-import awq_core.quantizer
-import awq_core.scales
-from awq_core.evidence import Evidence, Verdict
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.methods import FULL, METHODS, Strategy
+import awq_core.architectures.fold_check
+import awq_core.quantization.quantizers
+import awq_core.quantization.scales
+from awq_core.judging.evidence import Evidence, Verdict
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.table import FULL, METHODS, Strategy
 from awq_core.measured import Measured
-from claims.catalogue import whole_catalogue
-from claims.claim import Setting
-from claims.judging import judge
-from fixtures.losses_by_look import losses_dataset
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Setting
+from claims.support.judge import judge
+from fixtures.measuring.losses_by_look import losses_dataset
 from tests.structured_model import measured_layers, method_pass, structured_model, tokens
 
 CLAIMS = {claim.id: claim for claim in whole_catalogue().values() if claim.kind == "mechanical"}
@@ -69,17 +69,17 @@ def in_claim(monkeypatch: pytest.MonkeyPatch, claim: str, name: str, value: Any)
 
 @breaks("mechanism.equivalence", "a norm before scaled linears is not divided")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.folding._divide_norm", lambda *_: None)
+    monkeypatch.setattr("awq_core.architectures.folding._divide_norm", lambda *_: None)
 
 
 @breaks("mechanism.equivalence", "a linear before scaled linears is not divided")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.folding._divide_linear", lambda *_: None)
+    monkeypatch.setattr("awq_core.architectures.folding._divide_linear", lambda *_: None)
 
 
 @breaks("mechanism.equivalence", "the bias of a linear before scaled linears is not divided")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.folding._divide_bias", lambda *_: None)
+    monkeypatch.setattr("awq_core.architectures.folding._divide_bias", lambda *_: None)
 
 
 @breaks("mechanism.equivalence", "columns are divided by their scale, as the operation before them is")
@@ -87,19 +87,19 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     def divide(parameters: dict[str, Tensor], name: str, scale: Tensor) -> None:
         parameters[name] = parameters[name] / scale.to(parameters[name])
 
-    monkeypatch.setattr("awq_core.folding._multiply_columns", divide)
+    monkeypatch.setattr("awq_core.architectures.folding._multiply_columns", divide)
 
 
 @breaks("mechanism.direction", "scales and their inverse are exchanged")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.scales.linear_scales
+    real = awq_core.quantization.scales.linear_scales
     for module in ("linear_errors", "mechanism"):
         monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(size, -alphas))
 
 
 @breaks("mechanism.direction", "small channels are taken for the large ones")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.scales.linear_scales
+    real = awq_core.quantization.scales.linear_scales
     for module in ("linear_errors", "mechanism"):
         monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(1 / size, alphas))
 
@@ -118,33 +118,35 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
         size = groups.square().mean(dim=-1).sqrt()
         return size, torch.zeros_like(size)
 
-    monkeypatch.setattr("awq_core.mechanism.steps_and_zero_points", steps)
+    monkeypatch.setattr("awq_core.measure.layers.mechanism.steps_and_zero_points", steps)
 
 
 @breaks("mechanism.step-stays", "steps are taken over the whole tensor")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.quantizer.steps_and_zero_points
+    real = awq_core.quantization.quantizers.steps_and_zero_points
 
     def steps(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         step, zero = real(groups.flatten(), bits)
         return step.expand(groups.shape[:-1]), zero.expand(groups.shape[:-1])
 
-    monkeypatch.setattr("awq_core.mechanism.steps_and_zero_points", steps)
+    monkeypatch.setattr("awq_core.measure.layers.mechanism.steps_and_zero_points", steps)
 
 
 @breaks("mechanism.step-stays", "half of the channels are taken for salient")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.mechanism.salient_channels", lambda values: np.argsort(-values)[: len(values) // 2])
+    monkeypatch.setattr(
+        "awq_core.measure.layers.mechanism.salient_channels", lambda values: np.argsort(-values)[: len(values) // 2]
+    )
 
 
 @breaks("mechanism.uniform-is-nothing", "the floor under a group's range is as large as the weights")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(awq_core.quantizer, "SMALLEST_RANGE", 1.0)
+    monkeypatch.setattr(awq_core.quantization.quantizers, "SMALLEST_RANGE", 1.0)
 
 
 @breaks("mechanism.uniform-is-nothing", "the scale is not divided out of one weight of all")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.scales.scaled_round_to_nearest
+    real = awq_core.quantization.scales.scaled_round_to_nearest
     found = []
 
     def forgets(weight: Tensor, scales: Tensor, *rest: Any) -> Tensor:
@@ -155,7 +157,7 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(place)
         return quantized
 
-    monkeypatch.setattr("awq_core.mechanism.scaled_round_to_nearest", forgets)
+    monkeypatch.setattr("awq_core.measure.layers.mechanism.scaled_round_to_nearest", forgets)
 
 
 def while_folded(
@@ -165,7 +167,7 @@ def while_folded(
     undo: Callable[[Any], None] = lambda mlp: None,
 ) -> None:
     """Something is added to the first MLP for as long as the model is folded."""
-    real = awq_core.equivalence.exchanged
+    real = awq_core.architectures.fold_check.exchanged
 
     @contextmanager
     def more(model: Any, parameters: Any) -> Iterator[None]:
@@ -176,7 +178,7 @@ def while_folded(
             undo(mlp)
             delattr(mlp, name)
 
-    monkeypatch.setattr(awq_core.equivalence, "exchanged", more)
+    monkeypatch.setattr(awq_core.architectures.fold_check, "exchanged", more)
 
 
 @breaks("mechanism.no-overhead", "folding adds a module")
@@ -197,7 +199,7 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     while_folded(monkeypatch, adds, "scale", lambda mlp: mlp.scale.remove())
 
 
-EXAMPLES = "claims.worked_examples"
+EXAMPLES = "claims.support.worked_examples"
 
 
 @breaks("mechanism.traffic-arithmetic", "importance is the weight alone")
@@ -221,11 +223,11 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_bits(change: Callable[[int], int]) -> Break:
-    real = awq_core.scales.round_to_nearest
+    real = awq_core.quantization.scales.round_to_nearest
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            "awq_core.scales.round_to_nearest", lambda weight, name, bits: real(weight, name, change(bits))
+            "awq_core.quantization.scales.round_to_nearest", lambda weight, name, bits: real(weight, name, change(bits))
         )
 
     return patch
@@ -243,7 +245,7 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @breaks("bits.four-times-smaller", "every eight weights have a step of their own")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.packing.deployed_group_size", lambda width: 8)
+    monkeypatch.setattr("awq_core.quantization.codes.deployed_group_size", lambda width: 8)
 
 
 def measure(level: str) -> Measured:

@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 import awq_core
-import fixtures.cache
-from fixtures.cache import FIXTURES, INSTRUMENTS, JUDGING, MeasurementCache, instrument_version, key_of
+import fixtures.cache.store
+from fixtures.cache.store import JUDGING, MeasurementCache, instrument_version, instruments, key_of
 from fixtures.errors import NotMeasuredError, UserError
 
 NAMES = ("channels", "errors")
@@ -97,7 +97,8 @@ def test_every_part_of_a_key_matters_and_their_order_does_not():
     assert key_of(**dict(reversed(parts.items()))) == key
 
 
-FOLDER = Path(awq_core.__file__).parent
+ROOT = Path(awq_core.__file__).parents[1]
+INSTRUMENTS = [path.relative_to(ROOT).as_posix() for path in instruments()]
 
 
 @pytest.fixture
@@ -108,15 +109,13 @@ def version_taken_anew():
 
 
 @pytest.mark.usefixtures("version_taken_anew")
-@pytest.mark.parametrize(
-    "name", [*(f"awq_core/{name}" for name in INSTRUMENTS), *(f"fixtures/{name}" for name in FIXTURES)]
-)
+@pytest.mark.parametrize("name", INSTRUMENTS)
 def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
     before, key = instrument_version(), key_of(stage="layers")
     copies_of_the_code(tmp_path, monkeypatch)
     assert instrument_version() == before
     with (tmp_path / name).open("a") as source:
-        source.write("\n")
+        source.write("CHANGED = True\n")
     assert key_of(stage="layers") == key  # this process has loaded the code as it was
     instrument_version.cache_clear()
     assert instrument_version() != before
@@ -125,11 +124,10 @@ def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
 
 def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the version be taken of copies, which a test may change."""
-    for package, module in (("awq_core", "awq_core"), ("fixtures", "cache")):
-        shutil.copytree(FOLDER.parent / package, folder / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
-        owner = fixtures.cache.awq_core if package == "awq_core" else fixtures.cache
-        name = "__init__" if package == "awq_core" else module
-        monkeypatch.setattr(owner, "__file__", str(folder / package / f"{name}.py"))
+    for package in ("awq_core", "fixtures"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
+    monkeypatch.setattr(fixtures.cache.store.awq_core, "__file__", str(folder / "awq_core" / "__init__.py"))
+    monkeypatch.setattr(fixtures.cache.store, "__file__", str(folder / "fixtures" / "cache" / "store.py"))
     instrument_version.cache_clear()
 
 
@@ -137,22 +135,33 @@ def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
     before = instrument_version()
     copies_of_the_code(tmp_path, monkeypatch)
-    for name in JUDGING:
-        with (tmp_path / "awq_core" / f"{name}.py").open("a") as source:
-            source.write("\n")
+    for path in (tmp_path / JUDGING).glob("*.py"):
+        path.write_text(f"{path.read_text()}\nCHANGED = True\n")
+    instrument_version.cache_clear()
+    assert instrument_version() == before
+
+
+@pytest.mark.usefixtures("version_taken_anew")
+def test_prose_and_layout_leave_measurements_valid(tmp_path, monkeypatch):
+    before = instrument_version()
+    copies_of_the_code(tmp_path, monkeypatch)
+    for name in INSTRUMENTS:
+        source = (tmp_path / name).read_text()
+        reworded = source.replace('"""', '"""Reworded. ', 1)
+        (tmp_path / name).write_text(f"{reworded}\n\n# a comment\n'a string that says something'\n")
     instrument_version.cache_clear()
     assert instrument_version() == before
 
 
 def test_no_instrument_imports_what_only_judges():
     """Otherwise a change there would leave measurements in the cache that today's code would not make."""
-    judging = {f"{name}.py" for name in JUDGING}
-    assert {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py")} == {*judging, *INSTRUMENTS}
-    assert {"layers.py", "measure/one_pass.py", "architectures/block_stream.py"} <= {*INSTRUMENTS}
+    assert {"awq_core/measured.py", "awq_core/measure/methods/one_pass.py", "fixtures/measuring/model.py"} <= {
+        *INSTRUMENTS
+    }
+    assert not any(name.startswith(JUDGING) for name in INSTRUMENTS)
     for name in INSTRUMENTS:
-        for line in (FOLDER / name).read_text().splitlines():
-            if line.strip().startswith(("from awq_core.", "import awq_core.")):
-                assert line.split()[1].removeprefix("awq_core.") not in JUDGING, f"{name}: {line}"
+        if name.startswith("awq_core"):
+            assert "awq_core.judging" not in (ROOT / name).read_text(), name
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -219,7 +228,7 @@ def test_a_stop_between_two_files_leaves_no_entry(survived, earlier, end, tmp_pa
     folder = tmp_path / "cache"
     if earlier:
         MeasurementCache(folder).datasets(KEY, NAMES, measure)
-    real = fixtures.cache.os.replace
+    real = fixtures.cache.store.os.replace
     renamed = []
 
     def stops(source, target):
@@ -230,7 +239,7 @@ def test_a_stop_between_two_files_leaves_no_entry(survived, earlier, end, tmp_pa
 
     cache = MeasurementCache(folder, refresh=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fixtures.cache.os, "replace", stops)
+        patch.setattr(fixtures.cache.store.os, "replace", stops)
         with pytest.raises(type(end)):
             cache.datasets(KEY, NAMES, measure)
     assert not [name for name in files(cache) if name.endswith(".tmp")]
@@ -296,7 +305,7 @@ def test_of_several_that_want_the_same_only_one_measures(tmp_path):
 def test_another_process_waits_for_the_one_that_measures(tmp_path):
     program = """
 import sys
-from fixtures.cache import MeasurementCache
+from fixtures.cache.store import MeasurementCache
 import xarray as xr
 def unwanted(): raise SystemExit("measured twice")
 print("ready", flush=True)
@@ -304,7 +313,7 @@ sys.stdin.readline()
 (found,) = MeasurementCache().datasets("cd" * 32, ("a",), unwanted)
 print(found["x"].item())
 """
-    root = Path(fixtures.cache.__file__).resolve().parent.parent
+    root = Path(fixtures.cache.store.__file__).resolve().parent.parent
     environment = {**os.environ, "AWQ_CLAIMS_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

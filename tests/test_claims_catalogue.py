@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claims.catalogue import whole_catalogue
+from claims.support.catalogue import whole_catalogue
 from tests.registered_claims import CATALOGUE, MECHANICAL, MODEL_LEVEL, VERSIONS
 
 REGISTERED = whole_catalogue()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.evidence import Verdict
-from claims.claim import REGISTRY, NotApplicableError, Setting
-from claims.judging import judge
+from awq_core.judging.evidence import Verdict
+from claims.support.claim import REGISTRY, NotApplicableError, Setting
+from claims.support.judge import judge
 from tests.estimating import estimate, set_channel_everywhere, verdict
 from tests.hand_made import (
     ROLES,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from awq_core.measured import ALPHAS, Measured
-from claims.claim import REGISTRY, Reported, Setting
-from claims.judging import judge
+from claims.support.claim import REGISTRY, Reported, Setting
+from claims.support.judge import judge
 from tests.estimating import OUTLIER, damaged, estimate, t_interval, verdict
 from tests.hand_made import (
     ROLES,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from awq_core.evidence import Evidence, Interval, Threshold, Verdict
-from claims.catalogue import whole_catalogue
-from claims.claim import REGISTRY
-from claims.deviations_file import CONDITIONS, FOLDER, DeviationsError, read_deviations, write_deviations
+from awq_core.judging.evidence import Evidence, Interval, Threshold, Verdict
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import REGISTRY
+from claims.support.deviations import CONDITIONS, FOLDER, DeviationsError, read_deviations, write_deviations
 
 PROVENANCE: dict[str, Any] = {
     "effort": "quick",

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from awq_core.measured import Measured
-from claims.claim import REGISTRY, NotApplicableError, Setting
-from claims.worked_examples import EXAMPLES
+from claims.support.claim import REGISTRY, NotApplicableError, Setting
+from claims.support.worked_examples import EXAMPLES
 from tests.estimating import damaged, estimate, verdict
 from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_errors, set_losses, set_mechanism
 

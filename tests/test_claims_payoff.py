@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from awq_core.evidence import Verdict
-from awq_core.intervals import Estimate, InsufficientDataError
+from awq_core.judging.evidence import Verdict
+from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.measured import Measured
-from claims.claim import REGISTRY, NotApplicableError, Setting
-from claims.judging import judge
+from claims.support.claim import REGISTRY, NotApplicableError, Setting
+from claims.support.judge import judge
 from tests.estimating import damaged, estimate, t_interval, verdict
 from tests.hand_made import (
     WINDOWS,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from awq_core.measured import TRAFFIC_KINDS, Measured
-from claims.claim import Reported
+from claims.support.claim import Reported
 from tests.estimating import damaged, estimate, t_interval, verdict
 from tests.hand_made import (
     ROLES,

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from awq_core.evidence import Threshold, Verdict
+from awq_core.judging.evidence import Threshold, Verdict
 from awq_core.measured import Measured
-from claims.claim import REGISTRY, Setting
-from claims.judging import judge
+from claims.support.claim import REGISTRY, Setting
+from claims.support.judge import judge
 from tests.estimating import damaged, estimate
 from tests.hand_made import (
     ROLES,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from awq_core.clipping import search_clipping
+from awq_core.quantization.clipping import search_clipping
 from tests import reference_clipping
 
 GROUP = 16

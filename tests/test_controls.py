@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from awq_core.evidence import Evidence, Verdict
-from claims.catalogue import whole_catalogue
-from claims.claim import REGISTRY, Setting
-from claims.deviations_file import FOLDER, read_deviations
-from claims.judging import judge
-from fixtures.cache import MeasurementCache
+from awq_core.judging.evidence import Evidence, Verdict
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import REGISTRY, Setting
+from claims.support.deviations import FOLDER, read_deviations
+from claims.support.judge import judge
+from fixtures.cache.store import MeasurementCache
 from fixtures.controls.designs import BLOCKS, SCENARIO_OF_CLAIM, null_design, planted_designs
 from fixtures.controls.measuring import ControlMeasurement
 from fixtures.controls.synthetic import SyntheticSource

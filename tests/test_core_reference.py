@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from awq_core.moments import MeasurementError
+from awq_core.measure.layers.moments import MeasurementError
 from fixtures.models.loading import load_model
 from fixtures.models.resolve import resolve
-from fixtures.texts.defaults import choose_texts
+from fixtures.texts.choose import choose_texts
 from fixtures.texts.effort import EFFORTS
 from fixtures.texts.tokens import select_tokens
 from reports.diagnostic_file import diagnostic

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from awq_core.evidence import Verdict
-from claims.catalogue import whole_catalogue
-from claims.claim import Setting
-from claims.judging import judge
+from awq_core.judging.evidence import Verdict
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Setting
+from claims.support.judge import judge
 from tests.document_blocks import ROOT, Block, DocumentError, blocks, commands
 from tests.document_commands import CommandError, check_command, copy_of_the_project, simple_commands
 from tests.hand_made import hand_made

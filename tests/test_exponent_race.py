@@ -11,18 +11,18 @@ import torch
 import xarray as xr
 
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.exponent_race import race_exponents
-from awq_core.kept_blocks import Arrays
-from awq_core.layers import LayerSettings, measure_layers
-from awq_core.linear_errors import alpha_scales, exhaustive_errors, raced_errors
+from awq_core.measure.checkpoints import Arrays
+from awq_core.measure.layers.errors import alpha_scales, exhaustive_errors, raced_errors
+from awq_core.measure.layers.exponent_race import race_exponents
+from awq_core.measure.layers.instrument import LayerSettings, measure_layers
+from awq_core.measure.layers.racing import TOLERANCE
+from awq_core.measure.layers.row_errors import LinearRows, rows_looked_at
+from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import ALPHAS, BITS, QUANTIZERS, is_judged
-from awq_core.racing import TOLERANCE
-from awq_core.row_errors import LinearRows, rows_looked_at
-from awq_core.second_moment import SecondMoment
-from fixtures.measuring import ModelMeasurement
+from fixtures.measuring.model import ModelMeasurement
 from fixtures.models.resolve import MODELS_VARIABLE, resolve
-from fixtures.opening import open_source
 from fixtures.options import Options
+from fixtures.preflight import open_source
 from fixtures.progress import MeasurementProgress
 
 EXTERNAL = Path(os.environ[MODELS_VARIABLE]) if MODELS_VARIABLE in os.environ else None

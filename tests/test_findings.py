@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports import findings
 from reports.evidence_file import write_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from awq_core.coded_weights import CodedWeight
-from awq_core.kept_blocks import Arrays, KeptBlocks, KeptInMemory
-from awq_core.measure import one_pass
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.found import Found, from_arrays, to_arrays
-from awq_core.measure.losses import Scores
-from awq_core.measure.methods import Strategy, strategies
-from fixtures.kept_blocks import BlocksOnDisk
+from awq_core.measure.checkpoints import Arrays, KeptBlocks, KeptInMemory
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.found import Found, from_arrays, to_arrays
+from awq_core.measure.methods.losses import Scores
+from awq_core.measure.methods.table import Strategy, one_pass, strategies
+from awq_core.quantization.codes import CodedWeight
+from fixtures.cache.checkpoints import BlocksOnDisk
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, tokens
 
 HELDOUT = tokens(3, seed=3)

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from awq_core.architecture import architecture_of
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.coded_weights import CodedWeight
-from awq_core.gptq import _propagation, gptq_codes
-from awq_core.measure.block_inputs import BlockInputs
-from awq_core.output_error import relative_output_error
-from awq_core.quantizer import deployed_group_size, quantize_groups, round_to_nearest
-from awq_core.sources import LinearWeights
+from awq_core.architectures.model import architecture_of
+from awq_core.measure.layers.sources import LinearWeights
+from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.quantization.codes import CodedWeight
+from awq_core.quantization.gptq import _propagation, gptq_codes
+from awq_core.quantization.output_error import relative_output_error
+from awq_core.quantization.quantizers import deployed_group_size, quantize_groups, round_to_nearest
 from fixtures.models.loading import load_model
 from fixtures.models.resolve import resolve
-from fixtures.texts.defaults import choose_texts
+from fixtures.texts.choose import choose_texts
 from fixtures.texts.effort import EFFORTS
 from fixtures.texts.tokens import select_tokens
 from tests import reference_gptq
@@ -66,7 +66,7 @@ def test_gptq_is_what_inverting_afresh_for_every_column_gives(
 
 
 def test_so_it_is_where_the_factor_is_inverted_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.gptq.INVERTED_AT_ONCE", 5)  # halves of 60, 30, 15, 7 and 8
+    monkeypatch.setattr("awq_core.quantization.gptq.INVERTED_AT_ONCE", 5)  # halves of 60, 30, 15, 7 and 8
     weight, moment = case(seed=3)
     expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 20, False)
     np.testing.assert_allclose(gptq(weight, moment, 3, 20), expected, rtol=1e-9, atol=1e-9)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core import intervals
-from awq_core.by_block import pooled, rank_correlation
-from awq_core.evidence import Interval
-from awq_core.importance import enrichment
-from awq_core.intervals import Statistic, cluster_estimate, jackknife_estimate, two_sample_jackknife
-from claims import agreement
+from awq_core.judging import intervals
+from awq_core.judging.by_block import pooled, rank_correlation
+from awq_core.judging.evidence import Interval
+from awq_core.judging.intervals import Statistic, cluster_estimate, jackknife_estimate, two_sample_jackknife
+from awq_core.measure.layers.importance import enrichment
+from claims.support import agreement
 
 DATASETS = 800
 NOMINAL_AT_LEAST = 0.92
@@ -183,7 +183,7 @@ def test_the_suite_s_own_number_of_resamples_settles_the_interval() -> None:
 
 @pytest.mark.parametrize("blocks", [4, 6])
 def test_the_difference_to_untrained_twins_is_covered(blocks: int) -> None:
-    """As `claims.against_twin.minus_twin`: blocks in pairs, and the variance between three twins' seeds."""
+    """As `claims.support.against_twin.minus_twin`: blocks in pairs, and the variance between three twins' seeds."""
     rng = np.random.default_rng(blocks)
     held = 0
     for seed in range(DATASETS):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.evidence import Contrary, Evidence, Interval, Threshold, Verdict
-from awq_core.intervals import (
+from awq_core.judging.evidence import Contrary, Evidence, Interval, Threshold, Verdict
+from awq_core.judging.intervals import (
     Estimate,
     InsufficientDataError,
     Statistic,
@@ -17,8 +17,8 @@ from awq_core.intervals import (
     jackknife_estimate,
     two_sample_jackknife,
 )
-from awq_core.judgement import data_needed, survives_holm, worst_parts
-from claims.outcome import failure_message
+from awq_core.judging.verdicts import data_needed, survives_holm, worst_parts
+from claims.support.outcome import failure_message
 
 
 def made(value: float, lower: float, upper: float, resampled: str = "blocks", n: int = 6) -> Estimate:

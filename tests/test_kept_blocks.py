@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import fixtures.kept_blocks
-from fixtures.cache import MeasurementCache
-from fixtures.kept_blocks import BlocksOnDisk
+import fixtures.cache.checkpoints
+from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.store import MeasurementCache
 
 KEY = "ab" * 32
 ARRAYS = {
@@ -92,7 +92,7 @@ def test_a_stop_while_writing_leaves_nothing_half(blocks, lines, monkeypatch, en
 
     blocks.write(0, ARRAYS)
     with monkeypatch.context() as patch:
-        patch.setattr(fixtures.kept_blocks.np.lib.format, "write_array", stops)
+        patch.setattr(fixtures.cache.checkpoints.np.lib.format, "write_array", stops)
         if isinstance(end, OSError):
             blocks.write(1, ARRAYS)  # the run goes on, and has them
             blocks.write(2, ARRAYS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from awq_core.measured import TRAFFIC_KINDS
-from fixtures.layer_plan import LayerPlan, Tokens, layer_plan
+from fixtures.measuring.layer_plan import LayerPlan, Tokens, layer_plan
 from fixtures.texts.effort import LARGE_PARAMETERS
 
 CALIBRATION, HELDOUT = np.zeros((64, 256), int), np.zeros((64, 256), int)

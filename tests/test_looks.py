@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from awq_core.evidence import Evidence, Interval, Verdict
-from awq_core.intervals import cluster_estimate
-from awq_core.judgement import verdict_of
-from awq_core.looks import Looks, NotScoredError, at_look, count_of, is_last, on_common_windows, registered_looks
+from awq_core.judging.evidence import Evidence, Interval, Verdict
+from awq_core.judging.intervals import cluster_estimate
+from awq_core.judging.metrics import mean_loss, window_differences
+from awq_core.judging.verdicts import verdict_of
+from awq_core.measure.methods.looks import (
+    Looks,
+    NotScoredError,
+    at_look,
+    count_of,
+    is_last,
+    on_common_windows,
+    registered_looks,
+)
 from awq_core.measured import Measured
-from awq_core.readings import mean_loss, window_differences
-from claims.catalogue import whole_catalogue
-from claims.claim import Setting
-from claims.judging import judge
-from claims.outcome import failure_message
-from claims.undecided import claims_about_models, still_wanted
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Setting
+from claims.support.judge import judge
+from claims.support.outcome import failure_message
+from claims.support.undecided import claims_about_models, still_wanted
 from fixtures.texts.effort import EFFORTS
 from tests.hand_made import hand_made
 

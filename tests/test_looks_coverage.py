@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core import intervals
-from awq_core.intervals import cluster_estimate
-from awq_core.looks import FIRST_WINDOWS, registered_looks
+from awq_core.judging import intervals
+from awq_core.judging.intervals import cluster_estimate
+from awq_core.measure.methods.looks import FIRST_WINDOWS, registered_looks
 
 DATASETS = 20_000
 """Monte-Carlo standard error: 0.15 points at 5%."""

@@ -12,20 +12,20 @@ import pytest
 import torch
 import xarray as xr
 
-import fixtures.kept_blocks
+import fixtures.cache.checkpoints
 from awq_core.architectures.block_stream import Blocks
-from awq_core.looks import Looks
-from awq_core.measure.block_rounding import LayerFindings
-from awq_core.measure.losses import Scores
-from awq_core.measure.methods import METHODS, strategies
-from awq_core.measure.one_pass import MethodPass
-from awq_core.measure.searches import Calibration
+from awq_core.measure.methods.block_rounding import LayerFindings
+from awq_core.measure.methods.looks import Looks
+from awq_core.measure.methods.losses import Scores
+from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.searches import Calibration
+from awq_core.measure.methods.table import METHODS, strategies
 from awq_core.measured import JUDGED_BITS, Measured
-from fixtures.cache import MeasurementCache
+from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.store import MeasurementCache
 from fixtures.errors import NotMeasuredError
-from fixtures.kept_blocks import BlocksOnDisk
-from fixtures.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at, losses_dataset
-from fixtures.measuring import calibration_texts
+from fixtures.measuring.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at, losses_dataset
+from fixtures.measuring.model import calibration_texts
 from fixtures.progress import MeasurementProgress
 from fixtures.texts.tokens import token_hash
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
@@ -346,7 +346,7 @@ def test_a_full_disk_costs_what_a_kill_would_and_nothing_else(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fixtures.kept_blocks.np.lib.format, "write_array", full)
+    monkeypatch.setattr(fixtures.cache.checkpoints.np.lib.format, "write_array", full)
     assert_same_scores(make(always(awq_block_3=1)).measure(), at_once, rtol=1e-9)
     (line,) = lines
     assert "awq-block-3" in line
@@ -386,7 +386,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int, bool |
         made.append(([strategy.name], len(windows), "tried"))
         return CHANGE["trial"]
 
-    monkeypatch.setattr("fixtures.losses_by_look.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("fixtures.measuring.losses_by_look.multiplies_bfloat16", lambda device: True)
     monkeypatch.setattr(MethodPass, "score", score)
     monkeypatch.setattr(MethodPass, "bfloat16_change", bfloat16_change)
     return made
@@ -413,7 +413,7 @@ def test_products_in_bfloat16_are_tried_and_used_where_they_change_little(
 
 
 def test_where_there_are_none_nothing_is_tried(make: Make, passes: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fixtures.losses_by_look.multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("fixtures.measuring.losses_by_look.multiplies_bfloat16", lambda device: False)
     losses = make(asking()).measure()
     assert passes == [(["rtn-3", "rtn-4", "full"], 3, False)]
     assert json.loads(losses.attrs["bfloat16_products"]) == {"used": False}

@@ -11,27 +11,27 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
-import fixtures.measuring
-from awq_core.architecture import SUPPORTED_MODEL_TYPES
+import fixtures.measuring.model
 from awq_core.architectures.block_stream import Blocks
-from awq_core.measure.methods import strategies
+from awq_core.architectures.model import SUPPORTED_MODEL_TYPES
+from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.methods.table import strategies
 from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
-from awq_core.moments import MeasurementError
-from awq_core.products import multiplies_bfloat16
-from claims.model_losses import CHOICES_AT_ONCE
-from fixtures.cache import MeasurementCache
-from fixtures.kept_blocks import BlocksOnDisk
-from fixtures.losses_by_look import Wanted
-from fixtures.measurement_settings import MeasurementSettings
-from fixtures.measuring import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
+from awq_core.quantization.matmul import multiplies_bfloat16
+from claims.support.model_losses import CHOICES_AT_ONCE
+from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.store import MeasurementCache
+from fixtures.cost.estimate import GPTQ_SEARCHES
+from fixtures.cost.work import METHODS_AT_FIRST, METHODS_READ, SEARCHED_TEXTS
+from fixtures.measuring.losses_by_look import Wanted
+from fixtures.measuring.model import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
+from fixtures.measuring.settings import MeasurementSettings
+from fixtures.measuring.stages import EVERY
 from fixtures.models.block_files import load_blocks
 from fixtures.models.checking import describe
-from fixtures.models.cost import GPTQ_SEARCHES
 from fixtures.models.loading import load_model, weights_hash
 from fixtures.models.resolve import resolve
-from fixtures.models.work import METHODS_AT_FIRST, METHODS_READ, SEARCHED_TEXTS
 from fixtures.progress import MeasurementProgress
-from fixtures.stages import EVERY
 from fixtures.texts.tokens import TextSelection, token_hash
 from fixtures.texts.traffic import Traffic
 from tests.suite_sessions import ROOT
@@ -191,7 +191,7 @@ def refuse(*_, **__):
 
 def test_a_second_run_loads_and_measures_nothing(folder, cache, measured, monkeypatch):
     for name in ("load_blocks", "untrained_blocks", "measure_layers", "measure_traffic", "MethodPass"):
-        monkeypatch.setattr(fixtures.measuring, name, refuse)
+        monkeypatch.setattr(fixtures.measuring.model, name, refuse)
     again = measurement(folder, cache)
     assert again.is_cached()
     assert_same(again.measure({"seed": 0}), measured)
@@ -238,7 +238,7 @@ def test_whatever_the_measurements_depend_on_makes_them_stale(folder, cache, tmp
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     assert not measurement(copy, cache).is_cached()
 
-    monkeypatch.setattr(fixtures.measuring.transformers, "__version__", "0")
+    monkeypatch.setattr(fixtures.measuring.model.transformers, "__version__", "0")
     assert not measurement(folder, cache).is_cached()
 
 
@@ -324,7 +324,7 @@ def test_what_is_not_finite_is_one_clear_line_and_is_not_kept(name, value, words
 def test_measuring_changes_no_parameter_and_holds_no_block(folder, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        fixtures.measuring, "load_blocks", lambda *given: opened.append(load_blocks(*given)) or opened[-1]
+        fixtures.measuring.model, "load_blocks", lambda *given: opened.append(load_blocks(*given)) or opened[-1]
     )
     measurement(folder, tmp_path).measure({})
     first, again = opened  # for layers and traffic, and after the twins for losses
@@ -343,7 +343,7 @@ def test_a_model_that_is_held_in_memory_is_measured_alike_and_the_same_afterward
     model = load_model(resolve(str(folder), None), "cpu", torch.float32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     held = measurement(folder, tmp_path)
-    monkeypatch.setattr(fixtures.measuring, "load_blocks", lambda *_: Blocks(model, held.architecture))
+    monkeypatch.setattr(fixtures.measuring.model, "load_blocks", lambda *_: Blocks(model, held.architecture))
     assert_same(held.measure({}), measured)
     assert model.state_dict().keys() == before.keys()
     for name, value in model.state_dict().items():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from awq_core.linear_errors import exhaustive_errors
+from awq_core.measure.layers.errors import exhaustive_errors
+from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import Measured
-from awq_core.second_moment import SecondMoment
 from tests import reference_diagnostic as reference
 from tests.structured_model import measured_layers, structured_model, tokens, weights_of
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from awq_core.architectures.block_stream import Blocks
-from awq_core.measure.block_rounding import LayerFindings, redraw_signs
-from awq_core.measure.losses import Scores
-from awq_core.measure.methods import (
+from awq_core.measure.methods.block_rounding import LayerFindings, redraw_signs
+from awq_core.measure.methods.losses import Scores
+from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.table import (
     A_SCALE_AT_RUN_TIME,
     FULL,
     METHODS,
@@ -20,7 +21,6 @@ from awq_core.measure.methods import (
     Strategy,
     strategies,
 )
-from awq_core.measure.one_pass import MethodPass
 from tests import reference_diagnostic as reference
 from tests import reference_gptq
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, texts, tokens, weights_of

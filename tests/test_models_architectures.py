@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from awq_core.architecture import SUPPORTED_MODEL_TYPES, linear, linears_of_block, weight_of
+from awq_core.architectures.model import SUPPORTED_MODEL_TYPES, linear, linears_of_block, weight_of
 from fixtures.errors import UserError
 from fixtures.models.checking import describe
 from fixtures.models.loading import load_model, untrained_twin

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.cost.estimate import Cost, bytes_in_words, estimate_cost, time_in_words
+from fixtures.cost.rates import Rates
+from fixtures.cost.work import Work, token_counts, work_of
+from fixtures.measuring.stages import EVERY, Stage
 from fixtures.models.checking import ModelDescription
-from fixtures.models.cost import Cost, bytes_in_words, estimate_cost, time_in_words
-from fixtures.models.rates import Rates
 from fixtures.models.resolve import ModelSource
-from fixtures.models.work import Work, token_counts, work_of
-from fixtures.stages import EVERY, Stage
 from fixtures.texts.effort import EFFORTS, effort_of
 
 QUICK = effort_of("quick", 494_032_768)

@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
-from awq_core.architecture import SUPPORTED_MODEL_TYPES
+from awq_core.architectures.model import SUPPORTED_MODEL_TYPES
 from fixtures.errors import UserError
 from fixtures.models import converted
 from fixtures.models.checking import describe

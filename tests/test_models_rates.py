@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fixtures.models import rates
-from fixtures.models.rates import measure_rates
+from fixtures.cost import rates
+from fixtures.cost.rates import measure_rates
 
 LINEARS = ((64, 64), (64, 192))
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.nightly import check, issue, night, plan
 from reports.nightly.index_page import Entry, counts, index_page, summary
 from tests.synthetic_claim import synthetic_claim

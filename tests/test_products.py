@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awq_core.products import Products, product_with_rows
+from awq_core.quantization.matmul import Products, product_with_rows
 
 
 def drawn(dtype: torch.dtype, bias: bool) -> tuple[nn.Linear, Tensor]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from awq_core.measure.methods import RANDOM_CHOICES
-from awq_core.mechanism import FACTORS
-from claims.claim import NotApplicableError
-from claims.published import published_for, read_published
-from claims.published_readings import READINGS, STRATEGIES
+from awq_core.measure.layers.mechanism import FACTORS
+from awq_core.measure.methods.table import RANDOM_CHOICES
+from claims.support.claim import NotApplicableError
+from claims.support.published import published_for, read_published
+from claims.support.published_readings import READINGS, STRATEGIES
 from reports.published import section, sentence
 from tests import reporting_sessions
 from tests.hand_made import hand_made, set_channel, set_errors, set_site
@@ -199,7 +199,7 @@ CONFTEST = (
         "MEASURED = []", f"MEASURED = [synthetic_measured(name, blocks=2, twins=0) for name in {MODELS}]"
     )
     + """
-from claims.published import published_for
+from claims.support.published import published_for
 
 def pytest_claims_published(measured):
     return [value.as_dict() for value in published_for(measured)]
@@ -240,7 +240,7 @@ def test_the_claims_answer_the_reports_question(suite):
 
 
 def test_a_file_that_cannot_be_used_ends_the_run_before_anything_is_measured(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr("claims.published.FILE", tmp_path / "published.toml")
+    monkeypatch.setattr("claims.support.published.FILE", tmp_path / "published.toml")
     (tmp_path / "published.toml").write_text("[models")
     result = suite.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from claims.published import PublishedError, Tolerance, read_published
+from claims.support.published import PublishedError, Tolerance, read_published
 from fixtures.models.registry import ALIASES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from awq_core.racing import TOLERANCE, spread_order, survivors
+from awq_core.measure.layers.racing import TOLERANCE, spread_order, survivors
 
 CHANCE = 1e-3
 

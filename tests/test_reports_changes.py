@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.evidence import Interval, Threshold, Verdict
-from awq_core.intervals import cluster_estimate
-from awq_core.judgement import verdict_of
-from reports.changes import FLAGGED, Kind, change, comparable, contrast, difference
+from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.intervals import cluster_estimate
+from awq_core.judging.verdicts import verdict_of
+from reports.compare.changes import FLAGGED, Kind, change, comparable, contrast, difference
 from tests.synthetic_claim import synthetic_claim
 from tests.two_runs import around
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from awq_core.evidence import Threshold, Verdict
-from reports.compare import main
-from reports.compare_inputs import read_runs
-from reports.compared import compare_runs
+from awq_core.judging.evidence import Threshold, Verdict
+from reports.compare.__main__ import main
+from reports.compare.inputs import read_runs
+from reports.compare.runs import compare_runs
 from tests.synthetic_claim import synthetic_claim
 from tests.two_runs import PROVENANCE, around, write_run
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from awq_core.evidence import Threshold, Verdict
+from awq_core.judging.evidence import Threshold, Verdict
 from reports.figures import draw_all
 from reports.figures.canvas import percent, style, times
 from reports.figures.claim import WIDTH, number_line

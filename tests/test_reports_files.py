@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from awq_core.evidence import Evidence, Verdict
+from awq_core.judging.evidence import Evidence, Verdict
 from reports.diagnostic_file import diagnostic, write_diagnostic
 from reports.evidence_file import plain, read_evidence, write_evidence
 from reports.tokens_file import write_tokens

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from awq_core.evidence import Threshold, Verdict
+from awq_core.judging.evidence import Threshold, Verdict
 from reports.evidence_file import read_evidence
 from reports.junit import NAMES, plain_properties
 from tests.synthetic_claim import synthetic_claim

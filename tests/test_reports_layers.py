@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from reports.compare import main
-from reports.compare_layers import compare_layers, family_rows
-from reports.layer_definitions import definitions, is_ours
+from reports.compare.__main__ import main
+from reports.compare.layer_definitions import definitions, is_ours
+from reports.compare.layers import compare_layers, family_rows
 
 FAMILIES = ("q_proj", "o_proj", "down_proj")
 

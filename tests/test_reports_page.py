@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 import reports
-from awq_core.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import Interval, Threshold, Verdict
 from reports.figures.canvas import Drawing
-from reports.page.badges import slug, tile
-from reports.page.entry import Judged, entries, owners
-from reports.page.glance import glance
-from reports.page.groups import every_claim, further_figures
-from reports.page.meaning import meaning
-from reports.page.pictures import DRAWN_BY, STANDS_IN, Pictures
-from reports.page.repeat import Repeat, quoted
+from reports.html.badges import slug, tile
+from reports.html.entry import Judged, entries, owners
+from reports.html.glance import glance
+from reports.html.groups import every_claim, further_figures
+from reports.html.meaning import meaning
+from reports.html.pictures import DRAWN_BY, STANDS_IN, Pictures
+from reports.html.repeat import Repeat, quoted
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
 from tests.synthetic_claim import synthetic_claim
 

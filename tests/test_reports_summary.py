@@ -2,7 +2,7 @@
 
 import pytest
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.summary import main
 from tests.synthetic_claim import synthetic_claim
 from tests.two_runs import write_run

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import Interval, Threshold, Verdict
 from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from awq_core.products import multiplies_bfloat16, product_with_rows
-from awq_core.quantizer import QuantizerName
-from awq_core.rounding import rounding_differences
-from awq_core.scales import scaled_round_to_nearest
-from awq_core.second_moment import BLOCK_COLUMNS, SecondMoment
+from awq_core.measure.layers.second_moment import BLOCK_COLUMNS, SecondMoment
+from awq_core.quantization.matmul import multiplies_bfloat16, product_with_rows
+from awq_core.quantization.quantizers import QuantizerName, rounding_differences
+from awq_core.quantization.scales import scaled_round_to_nearest
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -55,7 +54,7 @@ def test_rows_whose_terms_cancel_are_multiplied_exactly(monkeypatch: pytest.Monk
 
     assert off() < 1e-3
     if multiplies_bfloat16(torch.device("cpu")):
-        monkeypatch.setattr("awq_core.second_moment.HEAVY_SHARE", float("inf"))
+        monkeypatch.setattr("awq_core.measure.layers.second_moment.HEAVY_SHARE", float("inf"))
         assert off() > 1e-2
 
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-import fixtures.measuring
+import fixtures.measuring.model
 from tests.suite_sessions import ROOT, pytest_arguments
 from tests.tiny_models import write_model
 
@@ -19,8 +19,8 @@ import signal
 import time
 from pathlib import Path
 
-import claims.judging
-import fixtures.measuring
+import claims.support.judge
+import fixtures.measuring.model
 import reports.output
 
 reports.output.draw_all = lambda measured, all_measured: {{}}  # figures are slow and beside the point
@@ -105,7 +105,7 @@ def test_during_measuring(suite, second, monkeypatch):
     status, output = interrupted(
         suite,
         *("--model", suite.material.model, "--model", second, "--stages=all"),
-        where="fixtures.measuring.MethodPass",
+        where="fixtures.measuring.model.MethodPass",
         nth=1,
     )
     assert status == pytest.ExitCode.INTERRUPTED
@@ -119,9 +119,9 @@ def test_during_measuring(suite, second, monkeypatch):
     assert_nothing_is_half_written(suite, suite.material.cache)
 
     # The next run goes on where this one was: the layers are there, the twins' too.
-    real = fixtures.measuring.measure_layers
+    real = fixtures.measuring.model.measure_layers
     monkeypatch.setattr(
-        fixtures.measuring, "measure_layers", lambda *given, **options: calls.append(1) or real(*given, **options)
+        fixtures.measuring.model, "measure_layers", lambda *given, **options: calls.append(1) or real(*given, **options)
     )
     result = suite.run("-k", "some_layer", model=second)
     assert not calls
@@ -131,7 +131,7 @@ def test_during_measuring(suite, second, monkeypatch):
 
 def test_during_judging(suite):
     suite.run("-k", "some_layer")
-    status, output = interrupted(suite, "--model", suite.material.model, where="claims.judging.judge", nth=3)
+    status, output = interrupted(suite, "--model", suite.material.model, where="claims.support.judge.judge", nth=3)
     assert status == pytest.ExitCode.INTERRUPTED
     assert "PARTIAL" in output
     evidence = json.loads((suite.output / "tiny" / "evidence.json").read_text())
@@ -151,7 +151,7 @@ def test_before_anything_was_judged_nothing_is_written(suite, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(suite.pytester.path / "cache"))
-    monkeypatch.setattr(fixtures.measuring, "load_blocks", interrupt)
+    monkeypatch.setattr(fixtures.measuring.model, "load_blocks", interrupt)
     result = suite.run()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert not suite.output.exists()
@@ -160,7 +160,7 @@ def test_before_anything_was_judged_nothing_is_written(suite, monkeypatch):
 
 def test_before_the_first_verdict(suite, second):
     status, output = interrupted(
-        suite, "--model", second, "--refresh", where="fixtures.measuring.measure_layers", nth=1
+        suite, "--model", second, "--refresh", where="fixtures.measuring.model.measure_layers", nth=1
     )
     assert status == pytest.ExitCode.INTERRUPTED
     assert "Interrupted before the first verdict: no report was written." in output

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from claims.claim import REGISTRY
+from claims.support.claim import REGISTRY
 from tests.suite_sessions import ROOT, everything, text
 from tests.tiny_models import write_model
 
@@ -185,7 +185,7 @@ def entry(claim="payoff.layers", bits="bits = 4", verdict="refuted", reason="r")
 @pytest.fixture
 def deviations(suite, monkeypatch):
     """Write the tiny model's deviations file."""
-    monkeypatch.setattr("claims.deviations_file.FOLDER", suite.pytester.path)
+    monkeypatch.setattr("claims.support.deviations.FOLDER", suite.pytester.path)
     return (suite.pytester.path / "tiny.toml").write_text
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-import fixtures.measuring
+import fixtures.measuring.model
 from tests.suite_sessions import QUICK_CLAIMS, assert_no_traceback, everything
 from tests.tiny_models import write_model
 
@@ -22,7 +22,7 @@ def refuse(monkeypatch):
         raise AssertionError("loaded or measured")
 
     for name in ("load_blocks", "untrained_blocks", "measure_layers", "measure_traffic", "MethodPass"):
-        monkeypatch.setattr(fixtures.measuring, name, unwanted)
+        monkeypatch.setattr(fixtures.measuring.model, name, unwanted)
 
 
 def test_the_header_says_what_is_measured_and_how(suite):
@@ -55,7 +55,7 @@ def test_before_measuring_the_header_says_what_it_will_cost(suite, monkeypatch):
 
 
 def test_collecting_alone_loads_nothing(suite, refuse, monkeypatch):
-    monkeypatch.setattr("fixtures.opening.describe", None)
+    monkeypatch.setattr("fixtures.preflight.describe", None)
     monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(suite.pytester.path / "cache"))
     result = suite.run("--collect-only", "-q", "--model", "qwen0.5b", "--model", "embedded-tiny")
     assert result.ret == 0
@@ -114,7 +114,7 @@ def test_another_seed_judges_anew_and_measures_no_layer(suite, monkeypatch):
     """It draws other channels to keep and other random tokens, which losses and traffic depend on."""
     suite.run("-k", "typical")
     first = json.loads((suite.output / "tiny" / "evidence.json").read_text())["claims"][0]
-    monkeypatch.setattr(fixtures.measuring, "measure_layers", None)
+    monkeypatch.setattr(fixtures.measuring.model, "measure_layers", None)
     suite.run("-k", "typical", "--seed=1")
     second = json.loads((suite.output / "tiny" / "evidence.json").read_text())["claims"][0]
     assert second["estimate"] == first["estimate"]

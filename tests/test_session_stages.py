@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-import fixtures.measuring
-from awq_core.evidence import Verdict
-from awq_core.measure.methods import METHODS
-from awq_core.measure.one_pass import MethodPass
-from awq_core.moments import MeasurementError
+import fixtures.measuring.model
+from awq_core.judging.evidence import Verdict
+from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.table import METHODS
 from claims import register
-from claims.catalogue import whole_catalogue
-from claims.claim import NotApplicableError, Setting
-from claims.judging import judge
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import NotApplicableError, Setting
+from claims.support.judge import judge
+from fixtures.cost.work import METHODS_READ
 from fixtures.errors import UserError
-from fixtures.losses_by_look import LossesByLook
-from fixtures.measuring import ModelMeasurement
-from fixtures.models.work import METHODS_READ
-from fixtures.stages import EVERY, check_option, stages_to_measure
+from fixtures.measuring.losses_by_look import LossesByLook
+from fixtures.measuring.model import ModelMeasurement
+from fixtures.measuring.stages import EVERY, check_option, stages_to_measure
 from tests.suite_sessions import EVERY_CLAIM, SHAPE, assert_no_traceback, everything
 from tests.synthetic_measured import synthetic_measured
 from tests.tiny_models import write_model
@@ -37,8 +37,8 @@ def fresh(suite, monkeypatch, tmp_path):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given, **options: done.append(name) or real(*given, **options))
 
-    count(fixtures.measuring, "measure_layers")
-    count(fixtures.measuring, "measure_traffic")
+    count(fixtures.measuring.model, "measure_layers")
+    count(fixtures.measuring.model, "measure_traffic")
     count(LossesByLook, "measure")
     count(MethodPass, "score")
     return done
@@ -226,7 +226,7 @@ def test_one_size_alone_needs_nothing_of_replication(suite, fresh):
 def test_claims_whose_stage_is_left_out_are_not_applicable(suite, monkeypatch):
     folder = suite.pytester.path
     monkeypatch.setattr(ModelMeasurement, "_by_look", None)
-    monkeypatch.setattr("claims.deviations_file.FOLDER", folder)
+    monkeypatch.setattr("claims.support.deviations.FOLDER", folder)
     suite.run("-k", "nothing or some_layer", claims=EVERY_CLAIM)
     conditions = {key: model_of(suite)[key] for key in ("effort", "seed", "weights_hash")}
     (folder / "tiny.toml").write_text(

@@ -7,9 +7,9 @@ import tomllib
 import pytest
 from safetensors.torch import load_file, save_file
 
-from awq_core.evidence import Evidence, Verdict
+from awq_core.judging.evidence import Evidence, Verdict
 from claims import register
-from claims.deviations_file import write_deviations
+from claims.support.deviations import write_deviations
 from tests.suite_sessions import EVERY_CLAIM, ROOT, assert_no_traceback, everything
 
 
@@ -25,7 +25,7 @@ def verdicts(suite, model="tiny"):
 def folder(suite, monkeypatch):
     """A folder of deviations for this test alone."""
     folder = suite.pytester.mkdir("deviations")
-    monkeypatch.setattr("claims.deviations_file.FOLDER", folder)
+    monkeypatch.setattr("claims.support.deviations.FOLDER", folder)
     monkeypatch.setattr("claims.register.FOLDER", folder)
     return folder
 

@@ -9,11 +9,12 @@ import pytest
 from huggingface_hub import errors
 from pyarrow import parquet
 
-from fixtures.embedded import corpus
 from fixtures.errors import UserError
 from fixtures.models.resolve import ModelSource
-from fixtures.texts import defaults, wikitext
-from fixtures.texts.defaults import choose_texts
+from fixtures.texts import choose as defaults
+from fixtures.texts import python_docs as corpus
+from fixtures.texts import wikitext
+from fixtures.texts.choose import choose_texts
 from fixtures.texts.overlap import separate
 
 EMBEDDED = ModelSource("embedded-tiny", Path("here"), None, None, "embedded", "embedded")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fixtures.errors import UserError
-from fixtures.texts.reading import read_documents
+from fixtures.texts.documents import read_documents
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:

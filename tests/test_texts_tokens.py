@@ -12,7 +12,7 @@ from fixtures.errors import UserError
 from fixtures.models.loading import load_tokenizer
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import resolve
-from fixtures.texts.defaults import Texts
+from fixtures.texts.choose import Texts
 from fixtures.texts.effort import EFFORTS, Effort, default_effort, effort_of
 from fixtures.texts.tokens import select_tokens, sequences, start_token_of, token_hash, tokenize
 from tests.tiny_models import byte_tokenizer, write_model

@@ -9,11 +9,11 @@ import pytest
 import torch
 import xarray as xr
 
-from awq_core import exponent_race
 from awq_core.architectures.block_stream import BlockStream
+from awq_core.measure.layers import exponent_race
+from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.layers.traffic import TrafficSettings, measure_traffic
 from awq_core.measured import TRAFFIC_KINDS, Measured
-from awq_core.moments import MeasurementError
-from awq_core.traffic import TrafficSettings, measure_traffic
 from tests import reference_diagnostic as reference
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of
 
@@ -113,7 +113,7 @@ def test_raced_exponents_are_the_exhaustive_ones(
     model: Any, measured: Measured, traffic: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or within what the race tolerates on calibration tokens; a first round has fewer rows than usual."""
-    monkeypatch.setattr("awq_core.exponent_race.FIRST_ROWS", 8)
+    monkeypatch.setattr("awq_core.measure.layers.exponent_race.FIRST_ROWS", 8)
     dropped = []
     genuine = exponent_race.survivors
 
@@ -135,7 +135,7 @@ def test_raced_exponents_are_the_exhaustive_ones(
 def test_some_rows_say_about_what_all_would(
     model: Any, measured: Measured, traffic: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("awq_core.row_errors.WHOLE_ROWS", 0)
+    monkeypatch.setattr("awq_core.measure.layers.row_errors.WHOLE_ROWS", 0)
     stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
     found = measure_traffic(stream, measured.channels, measured.errors, TrafficSettings(torch.float32, row_share=0.1))
     families = traffic["linear_family"].values

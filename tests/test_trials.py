@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from awq_core.architecture import applicable_folds, linear
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.measure import scale_search
-from awq_core.measure.block_inputs import BlockInputs
-from awq_core.measure.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
+from awq_core.architectures.model import applicable_folds, linear
+from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.measure.methods.table import scale_search
+from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
 from tests.tiny_architectures import CASES, Case, tiny, token_ids
 
 every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
@@ -141,7 +141,7 @@ def test_the_search_looks_at_places_where_it_can(shape: Case, monkeypatch: pytes
 def test_differences_are_multiplied_in_half_precision_where_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
     for can in (False, True):
-        monkeypatch.setattr("awq_core.measure.trials.multiplies_bfloat16", lambda device, can=can: can)
+        monkeypatch.setattr("awq_core.measure.methods.trials.multiplies_bfloat16", lambda device, can=can: can)
         assert brief(values).dtype == (torch.bfloat16 if can else torch.float32)
         assert brief(values.double()).dtype == torch.float64
         expected = values.double().square().mean(dim=1)

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from torch.func import functional_call
 
-from awq_core.architecture import Architecture, architecture_of, separate_experts
+from awq_core.architectures.model import Architecture, architecture_of, separate_experts
 
 VOCABULARY = 60
 WINDOW = 8

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from awq_core.evidence import Interval
+from awq_core.judging.evidence import Interval
 
 PROVENANCE = {
     "weights_hash": "aa" * 32,

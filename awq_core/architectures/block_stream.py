@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from awq_core.architecture import Architecture, blocks_of, linear, linears_of_block, weight_of
-from awq_core.products import Products
-from awq_core.sources import LinearWeights
+from awq_core.architectures.model import Architecture, blocks_of, linear, linears_of_block, weight_of
+from awq_core.measure.layers.sources import LinearWeights
+from awq_core.quantization.matmul import Products
 
 BATCH_TOKENS = 4096
 """Tokens in one forward pass of a block, or of a part of it."""

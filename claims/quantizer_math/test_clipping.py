@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core.clipping import SHRINKS, clipped, diagonal_blocks, search_clipping
-from awq_core.quantizer import quantize_groups
+from awq_core.quantization.clipping import SHRINKS, clipped, diagonal_blocks, search_clipping
+from awq_core.quantization.quantizers import quantize_groups
 
 BITS = st.integers(2, 6)
 GROUP_SIZE = 8

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awq_core.scales import duo_scales, relative_weight_size
+from awq_core.quantization.scales import duo_scales, relative_weight_size
 
 ALPHAS = st.floats(0.0, 1.0)
 CHANNELS = st.lists(st.tuples(st.floats(0.0, 1e3), st.floats(0.0, 1.0)), min_size=1, max_size=20)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core.gptq import gptq_codes
-from awq_core.quantizer import quantize_groups
+from awq_core.quantization.gptq import gptq_codes
+from awq_core.quantization.quantizers import quantize_groups
 
 BITS = st.integers(2, 8)
 GROUP_SIZES = st.sampled_from([4, 8, 16, 48])

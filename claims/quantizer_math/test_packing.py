@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awq_core.packing import pack_awq, packed_bytes, unpack_awq
-from awq_core.quantizer import QuantizedGroups, deployed_group_size, quantize_groups
+from awq_core.quantization.codes import pack_awq, packed_bytes, unpack_awq
+from awq_core.quantization.quantizers import QuantizedGroups, deployed_group_size, quantize_groups
 
 SHAPES = st.tuples(st.integers(1, 6).map(lambda n: 8 * n), st.sampled_from([32, 64, 96, 128, 200, 256]))
 

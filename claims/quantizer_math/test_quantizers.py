@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core.quantizer import (
+from awq_core.quantization.quantizers import (
     SMALLEST_RANGE,
     deployed_group_size,
     quantize_groups,

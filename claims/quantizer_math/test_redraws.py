@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core.architecture import architecture_of
-from awq_core.gptq import gptq_codes
-from awq_core.measure.block_rounding import LayerFindings, Rounding, redraw_signs
-from awq_core.measure.found import Found
-from awq_core.measure.methods import FULL, METHODS, Strategy
-from awq_core.quantizer import round_to_nearest
+from awq_core.architectures.model import architecture_of
+from awq_core.measure.methods.block_rounding import LayerFindings, Rounding, redraw_signs
+from awq_core.measure.methods.found import Found
+from awq_core.measure.methods.table import FULL, METHODS, Strategy
+from awq_core.quantization.gptq import gptq_codes
+from awq_core.quantization.quantizers import round_to_nearest
 
 LLAMA = architecture_of("llama")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from awq_core.measured import ALPHAS
-from awq_core.quantizer import QuantizerName, quantize_groups, round_to_nearest
-from awq_core.scales import linear_scales, official_scales, scaled_round_to_nearest
+from awq_core.quantization.quantizers import QuantizerName, quantize_groups, round_to_nearest
+from awq_core.quantization.scales import linear_scales, official_scales, scaled_round_to_nearest
 
 QUANTIZERS: st.SearchStrategy[QuantizerName] = st.sampled_from(["asym-g128", "sym-channel"])
 BITS = st.integers(2, 8)

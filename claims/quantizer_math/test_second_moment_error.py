@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from awq_core import output_error
-from awq_core.output_error import error_grid, relative_output_error, summed_squared_output
-from awq_core.quantizer import QuantizerName
-from awq_core.scales import linear_scales, scaled_round_to_nearest
+from awq_core.quantization import output_error
+from awq_core.quantization.output_error import error_grid, relative_output_error, summed_squared_output
+from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
 
 QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from awq_core.moments import ChannelMoments, MeasurementError
+from awq_core.measure.layers.moments import ChannelMoments, MeasurementError
 
 WIDTH = 5
 

@@ -12,9 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from awq_core.evidence import Interval, Threshold, Verdict
-from awq_core.intervals import Estimate, cluster_estimate
-from awq_core.judgement import survives_holm, verdict_of, verdict_of_parts, worst_parts
+from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.intervals import Estimate, cluster_estimate
+from awq_core.judging.verdicts import survives_holm, verdict_of, verdict_of_parts, worst_parts
 
 VERDICTS = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 # A coarse grid among the values, so that ends often touch thresholds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reports.compare_layers import QUANTITIES, Correlation, LayerPair
+from reports.compare.layers import QUANTITIES, Correlation, LayerPair
 from reports.figures.canvas import Drawing, finish, paper, plain_numbers
 from reports.figures.palette import MUTED, family_colour, family_marker
 from reports.verdict_words import number

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from awq_core.judging.metrics import error_at, error_ratio, factor_error, inverse_error
 from awq_core.measured import JUDGED_BITS, Measured
-from awq_core.readings import error_at, error_ratio, factor_error, inverse_error
 from reports.figures.canvas import Drawing, finish, paper, plain_numbers, times
 from reports.figures.palette import AWQ, AWQ_LIGHT, MUTED
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 from scipy.stats import t as student
 
-from awq_core import readings
-from awq_core.looks import count_of
+from awq_core.judging import metrics as readings
+from awq_core.measure.methods.looks import count_of
 from awq_core.measured import JUDGED_BITS, Measured
 from reports.answer import perplexity_text
 from reports.figures.canvas import Drawing, finish, paper, percent

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from awq_core.importance import salient_count
+from awq_core.measure.layers.importance import salient_count
 from awq_core.measured import Measured
 from reports.figures.canvas import Drawing, finish, paper, percent, times
 from reports.figures.palette import FAINT, INK, MUTED, RULE, family_colour

@@ -8,7 +8,7 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 from numpy.typing import NDArray
 
-from awq_core.importance import salient_channels
+from awq_core.measure.layers.importance import salient_channels
 from awq_core.measured import Measured
 from reports.figures.canvas import Drawing, finish, paper, times
 from reports.figures.palette import INK, RULE, family_colour

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from urllib.parse import quote
 
-from awq_core.evidence import Verdict
+from awq_core.judging.evidence import Verdict
 from reports.verdict_words import APPEARANCES
 
 HEADINGS = ("Model", "torch", "Verdicts", "Since the night before", "Measured", "Read")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports import compare
+from reports.compare import __main__ as compare
 from reports.evidence_file import read_evidence
 from reports.nightly.index_page import Entry, index_page, summary
 from reports.writing import write_whole

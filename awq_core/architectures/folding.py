@@ -1,0 +1,105 @@
+"""Folding scales into the operation before a linear, so that inference costs nothing more.
+
+`W x = (W s) (x / s)`: the linear's input columns are multiplied by `s`, and whatever makes `x` is divided by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from awq_core.architectures.description import Architecture, Fold
+from awq_core.architectures.fold_rows import rows_of_channels
+from awq_core.architectures.linear_modules import in_storage_layout, linear, weight_of
+
+__all__ = ["Parameters", "fold_block", "in_storage_layout"]
+
+Parameters = dict[str, Tensor]
+"""New values of parameters by their full name."""
+
+
+def fold_block(
+    model: Any, architecture: Architecture, block: int, scales: list[tuple[Fold, Tensor]]
+) -> tuple[Parameters, Parameters]:
+    """A block's parameters after folding, before any rounding.
+
+    Args:
+        model: the unmodified model.
+        architecture: its row of the table.
+        block: index of the block.
+        scales: the folds to apply, each with its scales `(width of its sites,)`.
+
+    Returns:
+        `(linears, others)`: every linear weight of the block, scaled or not, as `(out, in)` whatever the layout it
+        is stored in (`in_storage_layout` converts), and the norms, biases and routers that changed, as stored.
+
+    Raises:
+        ValueError: if a scale is not positive and finite, since dividing by it would lose the channel; or if
+            channels that one output row of the previous linear makes have different scales.
+    """
+    prefix = f"{architecture.blocks}.{block}"
+    linears: Parameters = {}
+    for site in architecture.sites:
+        for _, path in site.linears:
+            linears[f"{prefix}.{path}.weight"] = weight_of(linear(model, f"{prefix}.{path}")).clone()
+    others: Parameters = {}
+    for fold, scale in scales:
+        if not bool((scale > 0).all() and torch.isfinite(scale).all()):
+            raise ValueError(f"block {block}: scales of {fold.name} must be positive and finite")
+        for name in fold.sites:
+            for _, path in architecture.site(name).linears:
+                _multiply_columns(linears, f"{prefix}.{path}.weight", scale)
+        for path in fold.further:
+            name = f"{prefix}.{path}.weight"
+            others.setdefault(name, model.get_parameter(name).detach())  # routers are stored (out, in)
+            _multiply_columns(others, name, scale)
+        if fold.kind == "linear":
+            _divide_linear(model, architecture, block, fold, scale, linears, others)
+        else:
+            _divide_norm(model, prefix, fold, scale, others)
+    return linears, others
+
+
+def _multiply_columns(parameters: Parameters, name: str, scale: Tensor) -> None:
+    parameters[name] = parameters[name] * scale.to(parameters[name])  # (out, in) * (in,)
+
+
+def _divide_norm(model: Any, prefix: str, fold: Fold, scale: Tensor, others: Parameters) -> None:
+    norm = model.get_submodule(f"{prefix}.{fold.previous}")
+    name = f"{prefix}.{fold.previous}.weight"
+    weight = others.get(name, norm.weight.detach())
+    divisor = scale.to(weight)
+    others[name] = (1 + weight) / divisor - 1 if fold.kind == "norm-plus-one" else weight / divisor
+    _divide_bias(norm, f"{prefix}.{fold.previous}.bias", divisor, others)
+
+
+def _divide_linear(
+    model: Any,
+    architecture: Architecture,
+    block: int,
+    fold: Fold,
+    scale: Tensor,
+    linears: Parameters,
+    others: Parameters,
+) -> None:
+    path = f"{architecture.blocks}.{block}.{fold.previous}"
+    rows = rows_of_channels(model, architecture, block, fold)
+    if rows is None:
+        raise ValueError(f"block {block}: {fold.previous} does not make the channels of {fold.name}")
+    weight = linears[f"{path}.weight"]  # (out, in)
+    rows = rows.to(weight.device)
+    scale = scale.to(weight)
+    divisor = torch.ones(len(weight), dtype=weight.dtype, device=weight.device)
+    divisor[rows] = scale
+    if not torch.equal(divisor[rows], scale):
+        raise ValueError(f"block {block}: scales of {fold.name} must be equal where one row of {fold.previous} is read")
+    linears[f"{path}.weight"] = weight / divisor.unsqueeze(1)
+    _divide_bias(linear(model, path), f"{path}.bias", divisor, others)
+
+
+def _divide_bias(module: Any, name: str, divisor: Tensor, others: Parameters) -> None:
+    bias = getattr(module, "bias", None)
+    if bias is not None:
+        others[name] = others.get(name, bias.detach()) / divisor

@@ -1,0 +1,85 @@
+"""From an estimate to a verdict (design: "Verdicts")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
+from awq_core.judging.intervals import Estimate
+
+WORST = 5
+"""How many linears a failure names."""
+
+
+def verdict_of(interval: Interval, threshold: Threshold) -> Verdict:
+    """Supported when the whole interval is on the claim's side, refuted when wholly on the other, else inconclusive.
+
+    An end that touches the threshold decides nothing.
+    """
+    low = -float("inf") if threshold.lower is None else threshold.lower
+    high = float("inf") if threshold.upper is None else threshold.upper
+    if interval.lower > low and interval.upper < high:
+        return Verdict.SUPPORTED
+    if interval.upper < low or interval.lower > high:
+        return Verdict.REFUTED
+    return Verdict.INCONCLUSIVE
+
+
+def verdict_of_parts(verdicts: Sequence[Verdict]) -> Verdict:
+    """A claim of several parts: supported when all are, refuted when any is.
+
+    Raises:
+        ValueError: without parts.
+    """
+    if not verdicts:
+        raise ValueError("a claim of several parts needs at least one")
+    if any(verdict is Verdict.REFUTED for verdict in verdicts):
+        return Verdict.REFUTED
+    return Verdict.SUPPORTED if all(v is Verdict.SUPPORTED for v in verdicts) else Verdict.INCONCLUSIVE
+
+
+def data_needed(estimate: Estimate, threshold: Threshold) -> str:
+    """About how much more data would decide an inconclusive claim, in words."""
+    interval = estimate.interval
+    edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
+    distance = min(abs(estimate.value - edge) for edge in edges)
+    half = max(interval.upper - estimate.value, estimate.value - interval.lower)
+    if distance == 0 or half / distance > 30:
+        return f"the estimate lies on the threshold: no feasible number of {interval.resampled} would decide"
+    needed = max(interval.n + 1, round(interval.n * (half / distance) ** 2))
+    if interval.resampled == "blocks":
+        return f"about {needed} blocks like these would decide, against {interval.n} here"
+    return f"about {needed} {interval.resampled} would decide, against {interval.n} measured"
+
+
+def margin(value: float, threshold: Threshold) -> float:
+    """How far inside its threshold a value lies; negative outside."""
+    sides = []
+    if threshold.lower is not None:
+        sides.append(value - threshold.lower)
+    if threshold.upper is not None:
+        sides.append(threshold.upper - value)
+    return min(sides)
+
+
+def worst_parts(parts: dict[str, float], threshold: Threshold) -> list[Contrary]:
+    """The parts that speak most against a claim, worst first: farthest on the wrong side of its threshold."""
+
+    ranked = sorted(parts.items(), key=lambda item: (margin(item[1], threshold), item[0]))
+    return [Contrary(name, float(value)) for name, value in ranked[:WORST]]
+
+
+def survives_holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Holm's step-down correction: which verdicts stand when all of them must be right at once.
+
+    Args:
+        p_values: one for each judged claim.
+        level: the family-wise error rate.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    stands = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        stands[index] = True
+    return stands

@@ -1,0 +1,1 @@
+"""The methods: how each calibrates a block and rounds it, and the losses that follow."""

@@ -1,0 +1,286 @@
+"""A pass through a model's blocks with many methods: each block is calibrated, rounded by every method, and left.
+
+Every method has held-out hidden states of its own, which each block moves one on. A method's weights exist for one
+block at a time, so nothing that is quantized is ever held whole; what searches found of a block is kept outside
+(`awq_core.measure.checkpoints`), and a later pass, over other windows or after a kill, rounds from that without a
+search.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awq_core.architectures.block_stream import Blocks, BlockStream, in_batches
+from awq_core.architectures.folding import Parameters
+from awq_core.measure.checkpoints import KeptBlocks, KeptInMemory
+from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.measure.methods.block_rounding import LayerFindings, Rounding, redraw_signs
+from awq_core.measure.methods.found import Found, from_arrays, to_arrays
+from awq_core.measure.methods.losses import Scores, compare
+from awq_core.measure.methods.searches import Calibration
+from awq_core.measure.methods.table import FULL, METHODS, Strategy
+
+STATE_BYTES = 2**29
+"""Hidden states of all methods at once; where windows need more, they are taken in turns."""
+
+Progress = Callable[[int, int], None]
+KeptByName = Callable[[str], KeptBlocks]
+"""Maps the name of a search to where its blocks are kept."""
+
+
+class MethodPass:
+    """Calibrates and scores methods, as many as asked for in one pass.
+
+    Args:
+        blocks: of the full-precision model; it is the same afterwards.
+        texts: calibration token ids `[sequences, length]` by text set; the usual one is `""`.
+        layers: what the layer-level instruments found.
+        arithmetic: dtype of second moments and GPTQ.
+        kept: where what each search found is kept, block by block; by default in memory.
+        exhaustive: let searches try every exponent on every token.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        texts: dict[str, np.ndarray],
+        layers: LayerFindings,
+        arithmetic: torch.dtype = torch.float32,
+        kept: KeptByName | None = None,
+        *,
+        exhaustive: bool = False,
+    ) -> None:
+        self.blocks = blocks
+        self.texts = texts
+        self.layers = layers
+        self.arithmetic = arithmetic
+        in_memory: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
+        self.kept = kept or in_memory.__getitem__
+        self.exhaustive = exhaustive
+        self._open: dict[tuple[str, int], Found] = {}  # of the block that was asked for last, by the search's name
+
+    def score(
+        self,
+        strategies: Sequence[Strategy],
+        windows: np.ndarray,
+        progress: Progress = lambda done, total: None,
+        *,
+        bfloat16: bool = False,
+    ) -> list[Scores]:
+        """Losses of strategies, and their divergence from full precision.
+
+        Args:
+            strategies: to be scored.
+            windows: held-out token ids `[windows, length]`.
+            progress: called with `(blocks done, blocks)`, counted over all turns.
+            bfloat16: multiply in bfloat16 by the head, where only differences to full precision are
+                (`losses.compare`).
+
+        Raises:
+            MeasurementError: if a loss is NaN or infinite, or a search meets one.
+        """
+        ids = self._ids(windows)
+        element = next(self.blocks.model.get_output_embeddings().parameters()).element_size()
+        width = self.blocks.model.get_input_embeddings().weight.shape[1]
+        of_window = (1 + len(strategies)) * ids.shape[1] * width * element
+        turns = ids.split(max(1, STATE_BYTES // of_window))
+        searching: _Searching | None = _Searching(self, strategies)
+        scores: list[list[Scores]] = [[] for _ in strategies]
+        for turn, part in enumerate(turns):
+
+            def step(done: int, total: int, before: int = turn) -> None:
+                progress(before * total + done, len(turns) * total)
+
+            full, states = self._pass(strategies, part, searching, step)
+            searching = None  # the first turn found all there is to find
+            compared = compare(self.blocks, part, full, states, bfloat16=bfloat16)
+            for of_strategy, found in zip(scores, compared, strict=True):
+                of_strategy.append(found)
+        joined = [Scores.joined(parts) for parts in scores]
+        for strategy, score in zip(strategies, joined, strict=True):
+            if not (np.isfinite(score.loss).all() and np.isfinite(score.divergence).all()):
+                raise MeasurementError(f"strategy {strategy.name}: a window's loss is NaN or infinite")
+        return joined
+
+    def bfloat16_change(self, strategy: Strategy, windows: np.ndarray) -> float:
+        """Measure by how much products in bfloat16 change a strategy's mean loss or mean divergence, whichever more.
+
+        Args:
+            strategy: one that needs no search.
+            windows: few, as all are held at once.
+        """
+        ids = self._ids(windows)
+        full, states = self._pass([strategy], ids, None, lambda done, total: None)
+        (exact,), (other,) = (compare(self.blocks, ids, full, states, bfloat16=chosen) for chosen in (False, True))
+        changes = other.loss - exact.loss, other.divergence - exact.divergence
+        return max(abs(float(change.mean())) for change in changes)
+
+    def _ids(self, windows: np.ndarray) -> Tensor:
+        return torch.as_tensor(windows, device=self.blocks.device)
+
+    def found(self, search: Strategy, block: int) -> Found:
+        """What a search found of a block: kept, or remembered while the block is open.
+
+        Raises:
+            LookupError: if it has not been made.
+        """
+        key = search.name, block
+        if key not in self._open:
+            arrays = self.kept(search.name).read(block)
+            if arrays is None:
+                raise LookupError(f"{search.name} has not been searched in block {block}")
+            self._open = {known: found for known, found in self._open.items() if known[1] == block}
+            self._open[key] = from_arrays(arrays, self.blocks.architecture, block, self.blocks.device)
+        return self._open[key]
+
+    def _pass(
+        self,
+        strategies: Sequence[Strategy],
+        ids: Tensor,
+        searching: _Searching | None,
+        progress: Progress,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What reaches the head in full precision and under every strategy, `(windows, T, width)` each."""
+        everything = [FULL, *strategies]
+        embedded = torch.cat([self.blocks.embed(batch) for batch in in_batches(ids)])
+        states = [embedded] * len(everything)
+        self.blocks.arguments(ids.shape[1])
+        for block in range(len(self.blocks)):
+            self._open.clear()
+            with self.blocks.open(block):
+                if searching is not None:
+                    searching.visit(block)
+                for index, strategy in enumerate(everything):
+                    if strategy == FULL and index:
+                        states[index] = states[0]
+                        continue
+                    with exchanged(self.blocks.model, self.parameters(strategy, block)):
+                        moved = [self.blocks.forward(block, batch) for batch in in_batches(states[index])]
+                    states[index] = torch.cat(moved)
+            progress(block + 1, len(self.blocks))
+        self._open.clear()
+        for index, strategy in enumerate(everything):
+            # Full precision itself, not a copy: it need not go through the head twice.
+            states[index] = states[0] if strategy == FULL and index else self._finished(states[index])
+        return states[0], states[1:]
+
+    def _finished(self, state: Tensor) -> Tensor:
+        return torch.cat([self.blocks.finish(batch) for batch in in_batches(state)])
+
+    def parameters(self, strategy: Strategy, block: int) -> Parameters:
+        """Make an opened block's parameters as a strategy has them, those that it changes."""
+
+        def found(method: str) -> Found:
+            draw = strategy.draw if METHODS[method].draws_searched else 0
+            return self.found(Strategy(METHODS[method], strategy.bits, self._text(strategy.text), draw), block)
+
+        at = Rounding(
+            self.blocks.model, self.blocks.architecture, block, strategy.bits, self.layers, found, strategy.draw
+        )
+        return strategy.method.round(at)
+
+    def searches(self, strategies: Sequence[Strategy]) -> list[Strategy]:
+        """Every search that strategies rest on, each once, in order."""
+        listed = [
+            Strategy(search.method, search.bits, self._text(search.text), search.draw)
+            for strategy in strategies
+            for search in strategy.searches()
+        ]
+        return list(dict.fromkeys(listed))
+
+    def _text(self, name: str) -> str:
+        """The text set that a name means: as many usual tokens as the foreign text has may be all of them."""
+        same = name == "matched" and len(self.texts["matched"]) == len(self.texts[""])
+        return "" if same else name
+
+
+class _Searching:
+    """The searches that strategies rest on and that have not been made of every block.
+
+    Args:
+        methods: the pass.
+        strategies: that will be scored.
+    """
+
+    def __init__(self, methods: MethodPass, strategies: Sequence[Strategy]) -> None:
+        self._pass = methods
+        blocks = methods.blocks
+        searches = methods.searches(strategies)
+        lacking = {
+            search: {block for block in range(len(blocks)) if methods.kept(search.name).read(block) is None}
+            for search in searches
+        }
+        self._missing = {search: missing for search, missing in lacking.items() if missing}
+        of_text = dict.fromkeys(search.text for search in self._missing if not search.method.own_inputs)
+        self._streams = {text: self._stream(text) for text in of_text}
+        self._own = {search: self._stream(search.text) for search in self._missing if search.method.own_inputs}
+
+    def _stream(self, text: str) -> BlockStream:
+        blocks = self._pass.blocks
+        return BlockStream(blocks, blocks.architecture, {text: self._pass.texts[text]}, groups=1)
+
+    def visit(self, block: int) -> None:
+        """Search an opened block with all that has not searched it, and move every calibration's states on."""
+        for text, stream in self._streams.items():
+            stream.begin(block)
+            wanted = [s for s, missing in self._missing.items() if s.text == text and block in missing]
+            wanted = [search for search in wanted if not search.method.own_inputs]
+            if wanted:
+                inputs = BlockInputs(stream, block, text, self._pass.arithmetic)
+                for search in wanted:
+                    self._search(search, block, inputs)
+                del inputs
+            stream.advance(block)
+        for search, stream in self._own.items():
+            stream.begin(block)
+            if block in self._missing[search]:
+                self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic, calls=False))
+            with exchanged(self._pass.blocks.model, self._pass.parameters(search, block)):
+                stream.advance(block)
+
+    def _search(self, search: Strategy, block: int, inputs: BlockInputs) -> None:
+        assert search.method.search is not None
+        blocks, layers = self._pass.blocks, self._pass.layers
+        at = Calibration(
+            blocks.model,
+            blocks.architecture,
+            block,
+            search.bits,
+            inputs,
+            lambda method: self._pass.found(Strategy(METHODS[method], search.bits, search.text), block),
+            partial(redraw_signs, layers.seed, search.draw) if search.draw else None,
+            self._pass.exhaustive,
+        )
+        found = at.timed(search.method.search)
+        self._pass.kept(search.name).write(block, to_arrays(found))
+        self._pass._open[search.name, block] = found
+
+
+@contextmanager
+def exchanged(model: Any, parameters: Parameters) -> Iterator[None]:
+    """The model with some parameters exchanged; the originals come back even after an error.
+
+    The parameters' storage is exchanged, never copied into: a backup that aliases live weights is how two published
+    implementations came to score every exponent after the first on damaged weights.
+
+    Raises:
+        AttributeError: for a parameter that the model does not have.
+    """
+    present = {name: model.get_parameter(name) for name in parameters}
+    originals = {name: parameter.data for name, parameter in present.items()}
+    try:
+        for name, value in parameters.items():
+            present[name].data = value.to(originals[name])
+        yield
+    finally:
+        for name, original in originals.items():
+            present[name].data = original

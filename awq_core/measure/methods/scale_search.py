@@ -1,0 +1,293 @@
+"""The block-level scale search, on full-precision inputs, for one group of linears that share a scale.
+
+llm-awq: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`; the loss is the mean
+squared error of the inspected module's output over the calibration tokens, with the group's linears quantized and
+everything else in full precision. Candidates race on samples of the tokens (`alpha_race.py`), and only
+differences to full precision are multiplied (`trials.py`). AutoAWQ's published variant shares the search and differs in
+the candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from awq_core.architectures.block_stream import BATCH_TOKENS
+from awq_core.architectures.model import Architecture, Fold, linear, shared_magnitude, weight_of
+from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.methods.alpha_race import Losses, Sample, race
+from awq_core.measure.methods.block_inputs import BlockInputs, Call
+from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square
+from awq_core.quantization.quantizers import deployed_group_size, rounding_differences
+from awq_core.quantization.scales import duo_scales, official_scales, relative_weight_size
+
+OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
+"""1.0 is never tried, as in llm-awq."""
+
+Formula = Literal["official", "duo"]
+"""llm-awq's scales, or AutoAWQ's and llm-compressor's, which divide by the weights' size."""
+
+
+@dataclass(frozen=True)
+class FoundScale:
+    """The winner of one group's search.
+
+    Attributes:
+        block: index of the block.
+        fold: the group.
+        alpha: the exponent with the least loss.
+        scales: `(width,)`.
+        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent, over the tokens that
+            it was tried on.
+        tried: `(alphas,)`, share of the calibration tokens that each exponent was tried on.
+        magnitude: `(width,)`, mean of abs(x), from which the scales were made.
+    """
+
+    block: int
+    fold: Fold
+    alpha: float
+    scales: Tensor
+    losses: tuple[float, ...]
+    tried: tuple[float, ...]
+    magnitude: Tensor
+
+
+def search_group(
+    model: Any,
+    architecture: Architecture,
+    block: int,
+    fold: Fold,
+    bits: int,
+    inputs: BlockInputs,
+    formula: Formula = "official",
+    *,
+    exhaustive: bool = False,
+) -> FoundScale:
+    """The scale of one group.
+
+    Args:
+        model: its block is open.
+        architecture: its row of the table.
+        block: index of the block.
+        fold: the group, and what absorbs its scale.
+        bits: precision.
+        inputs: what reaches the block.
+        formula: which candidates.
+        exhaustive: try every exponent on every token, as llm-awq does.
+
+    Raises:
+        MeasurementError: if a loss is NaN or infinite.
+    """
+    prefix = f"{architecture.blocks}.{block}"
+    linears = [linear(model, f"{prefix}.{path}") for site in fold.sites for _, path in architecture.site(site).linears]
+    weights = [weight_of(module) for module in linears]
+    magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
+    candidates = candidate_scales(magnitude, weights, formula)
+    families = [family for site in fold.sites for family, _ in architecture.site(site).linears]
+    rounded = _Differences(linears, families, torch.stack(candidates, dim=1), bits)
+    try:
+        found = race(_losses_of(fold, inputs, rounded), exhaustive=exhaustive)
+    except FloatingPointError:
+        raise MeasurementError(
+            f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss"
+        ) from None
+    return FoundScale(
+        block,
+        fold,
+        OFFICIAL_ALPHAS[found.winner],
+        candidates[found.winner],
+        tuple(found.losses.tolist()),
+        tuple(found.tried.tolist()),
+        magnitude,
+    )
+
+
+def candidate_scales(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:
+    """The scales of every exponent, `(in,)` each."""
+    if formula == "official":
+        return [official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]
+    size = relative_weight_size(torch.cat(weights), deployed_group_size(weights[0].shape[1]))  # (in,)
+    return [duo_scales(magnitude, size, alpha) for alpha in OFFICIAL_ALPHAS]
+
+
+class _Differences:
+    """`E = Q(W s) / s - W` of a group's linears, made when asked for.
+
+    Args:
+        linears: of the group.
+        families: of the linears.
+        scales: `(in, candidates)`.
+        bits: precision.
+    """
+
+    def __init__(self, linears: list[nn.Module], families: list[str], scales: Tensor, bits: int) -> None:
+        self.linears = linears
+        self.families = families
+        # Weights of half precision are rounded in single, as they are where they are deployed.
+        self._dtype = scales.dtype
+        exact = torch.promote_types(scales.dtype, torch.float32)
+        self.scales = scales.to(exact)
+        self.bits = bits
+        self.count = scales.shape[1]
+        self._weights = [weight_of(module).T.to(exact).contiguous() for module in linears]  # (in, out) each
+
+    def of(self, candidate: int) -> list[Tensor]:
+        """`(in, out)` for each linear, in the dtype in which differences are multiplied."""
+        scale = self.scales[:, candidate, None]
+        found = [rounding_differences(weight, scale, "asym-g128", self.bits)[:, 0] for weight in self._weights]
+        return [brief(difference.to(self._dtype)) for difference in found]
+
+    def by_weight(self, candidate: int) -> dict[int, Tensor]:
+        """Map the identity of each weight to the difference that it is changed by."""
+        return {id(m.weight): e for m, e in zip(self.linears, self.of(candidate), strict=True)}
+
+
+def _losses_of(fold: Fold, inputs: BlockInputs, rounded: _Differences) -> Losses:
+    if fold.inspected not in inputs.calls:
+        return _LinearLosses(inputs.sites[fold.name], rounded)
+    module, calls = inputs.module.get_submodule(fold.inspected), inputs.calls[fold.inspected]
+    if _reads_no_other_token(inputs.architecture, fold) and _is_of_tokens(calls):
+        return _TokenLosses(module, calls, inputs.output_size[fold.inspected], rounded)
+    return _SequenceLosses(module, calls, rounded)
+
+
+class _LinearLosses:
+    """The linear itself is inspected: its error is `x E^T`."""
+
+    tokens = 1
+
+    def __init__(self, inputs: Tensor, rounded: _Differences) -> None:
+        self.inputs = inputs
+        self.rounded = rounded
+        self.candidates = rounded.count
+        self.cases = max(1, len(inputs))
+        self.size = inputs.square().sum(dim=1, dtype=torch.float32).cpu().numpy() if len(inputs) else None
+
+    def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
+        """Losses `(k, n, p)`."""
+        if not len(self.inputs):  # an expert that no token reached
+            return np.zeros((len(left), len(sample.cases), 1))
+        x = brief(self.inputs[torch.as_tensor(sample.cases)])  # (n, in)
+        losses = []
+        for candidate in left:
+            error = x @ self.rounded.of(candidate)[0]  # (n, out)
+            losses.append(mean_square(error))
+        return torch.stack(losses).unsqueeze(2).cpu().numpy()
+
+
+class _TokenLosses:
+    """A module that reads every token alone, with hidden states as its arguments."""
+
+    tokens = 1
+
+    def __init__(self, module: nn.Module, calls: list[Call], size: Tensor, rounded: _Differences) -> None:
+        self.module = module
+        self.rounded = rounded
+        self.lead = calls[0][0][0].ndim - 2 if calls[0][0] else next(iter(calls[0][1].values())).ndim - 2
+        self.args = [torch.cat([args[i].flatten(0, -2) for args, _ in calls]) for i in range(len(calls[0][0]))]
+        self.kwargs = {name: torch.cat([kwargs[name].flatten(0, -2) for _, kwargs in calls]) for name in calls[0][1]}
+        self.candidates = rounded.count
+        self.cases = len([*self.args, *self.kwargs.values()][0])
+        self.size = size.cpu().numpy()
+
+    def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
+        """Losses `(k, n, p)`."""
+        found = []
+        for start in range(0, len(sample.cases), BATCH_TOKENS):
+            rows = torch.as_tensor(sample.cases[start : start + BATCH_TOKENS])
+            args = tuple(value[rows][(None,) * self.lead] for value in self.args)
+            kwargs = {name: value[rows][(None,) * self.lead] for name, value in self.kwargs.items()}
+            trial = Trial(self.module, args, kwargs)
+            found.append([mean_square(trial.change(self.rounded.by_weight(candidate))).flatten() for candidate in left])
+        return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).unsqueeze(2).cpu().numpy()
+
+
+class _SequenceLosses:
+    """A module that reads whole sequences: a case is a sequence, of which some places are looked at."""
+
+    size = None
+
+    def __init__(self, module: nn.Module, calls: list[Call], rounded: _Differences) -> None:
+        self.module = module
+        self.call = _joined(calls)
+        self.rounded = rounded
+        self.candidates = rounded.count
+        self.cases, self.tokens = _hidden(self.call).shape[:2]
+        first, kwargs = _some_sequences(self.call, torch.arange(min(2, self.cases)))
+        some = torch.arange(0, self.tokens, 7).expand(min(2, self.cases), -1)
+        # Only attention of a known shape is looked at in places: it must give there what it gives as a whole.
+        self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
+        if self._projections is not None:
+            expected = WholeSequences(module, first, kwargs, some).full
+            if not AttentionAtPlaces.gives(expected, module, first, kwargs, some, self._projections):
+                self._projections = None
+
+    def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
+        """Losses `(k, n, p)`."""
+        found = []
+        at_once = max(1, BATCH_TOKENS // self.tokens)
+        for start in range(0, len(sample.cases), at_once):
+            part = slice(start, start + at_once)
+            args, kwargs = _some_sequences(self.call, torch.as_tensor(sample.cases[part]))
+            trial = self._trial(args, kwargs, torch.as_tensor(sample.places[part]))
+            found.append([mean_square(trial.change(self.rounded.by_weight(candidate))) for candidate in left])
+        return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).cpu().numpy()
+
+    def _trial(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor
+    ) -> WholeSequences | AttentionAtPlaces:
+        if self._projections is None:
+            return WholeSequences(self.module, args, kwargs, places)
+        return AttentionAtPlaces(self.module, args, kwargs, places, self._projections)
+
+
+def _hidden(call: Call) -> Tensor:
+    args, kwargs = call
+    found: Tensor = args[0] if args else kwargs["hidden_states"]
+    return found
+
+
+def _of_sequences(value: Any, hidden: Tensor) -> bool:
+    """Tell whether an argument has an entry for every sequence; masks and positions, of other dimensions, have none."""
+    return isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
+
+
+def _joined(calls: list[Call]) -> Call:
+    """Calls as one with the sequences of all."""
+    hidden = _hidden(calls[0])
+
+    def joined(values: tuple[Any, ...]) -> Any:
+        return torch.cat(values) if _of_sequences(values[0], hidden) else values[0]
+
+    positional = zip(*(args for args, _ in calls), strict=True)
+    return tuple(map(joined, positional)), {
+        name: joined(tuple(kwargs[name] for _, kwargs in calls)) for name in calls[0][1]
+    }
+
+
+def _some_sequences(call: Call, rows: Tensor) -> Call:
+    """A call with some of its sequences."""
+    args, kwargs = call
+    hidden = _hidden(call)
+
+    def some(value: Any) -> Any:
+        return value[rows] if _of_sequences(value, hidden) else value
+
+    return tuple(map(some, args)), {name: some(value) for name, value in kwargs.items()}
+
+
+def _reads_no_other_token(architecture: Architecture, fold: Fold) -> bool:
+    return bool(fold.inspected) and all(architecture.site(site).role == "mlp_in" for site in fold.sites)
+
+
+def _is_of_tokens(calls: list[Call]) -> bool:
+    """Whether every argument of a module is hidden states of one shape but for the width."""
+    return all(
+        isinstance(value, Tensor) and value.shape[:-1] == _hidden(call).shape[:-1]
+        for call in calls
+        for value in (*call[0], *call[1].values())
+    )

@@ -1,0 +1,158 @@
+"""What methods search for in an opened block, from the inputs that reach it on one text set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awq_core.architectures.folding import fold_block
+from awq_core.architectures.model import Architecture, Fold, applicable_folds, linear, linears_of_block, weight_of
+from awq_core.measure.layers.row_errors import LinearRows
+from awq_core.measure.methods.block_inputs import BlockInputs, clock
+from awq_core.measure.methods.found import Found
+from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, search_group
+from awq_core.quantization.clipping import UNCLIPPED_FAMILIES, search_clipping
+from awq_core.quantization.codes import CodedWeight
+from awq_core.quantization.gptq import gptq_codes, gptq_operations
+from awq_core.quantization.quantizers import deployed_group_size, quantize_groups
+from awq_core.quantization.scales import official_scales
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """An opened block that is being calibrated.
+
+    Attributes:
+        model: its block is open.
+        architecture: its row of the table.
+        block: index of the block.
+        bits: precision.
+        inputs: what reaches the block.
+        found: what another method's search found of this block on the same text, by the method's name.
+        signs: of a linear's input channels, given its name and width, where the search rounds in a redraw.
+        exhaustive: try every exponent on every token, as llm-awq does.
+    """
+
+    model: Any
+    architecture: Architecture
+    block: int
+    bits: int
+    inputs: BlockInputs
+    found: Callable[[str], Found]
+    signs: Callable[[str, int], Tensor] | None = None
+    exhaustive: bool = False
+
+    def timed(self, search: Callable[[Calibration], Found]) -> Found:
+        """Search, and note the time that it takes, with second moments and without the forward pass before it."""
+        device = next(self.inputs.module.parameters()).device
+        began = clock(device)
+        found = search(self)
+        found.seconds = clock(device) - began + self.inputs.seconds
+        return found
+
+    def linears(self) -> Iterator[tuple[str, str, str]]:
+        """Full name, family and site of every linear of the block."""
+        for entry in linears_of_block(self.architecture, self.block):
+            yield entry.name, entry.family, entry.site
+
+    def weight(self, name: str) -> Tensor:
+        """A linear's weight `(out, in)`."""
+        return weight_of(linear(self.model, name))
+
+
+def block_scales(at: Calibration, formula: Formula = "official") -> Found:
+    """llm-awq's scale of every group whose scale folds exactly; or AutoAWQ's."""
+    folds = applicable_folds(at.model, at.architecture, at.block)
+    return _scales(at, folds, formula)
+
+
+def grouped_scales(at: Calibration) -> Found:
+    """llm-awq's scales, and those that heads share under grouped-query attention, in the table's order."""
+    every = applicable_folds(at.model, at.architecture, at.block, grouped=True)
+    known = {entry.fold: entry for entry in at.found("awq-block").scales}
+    further = _scales(at, tuple(fold for fold in every if fold not in known), "official")
+    known |= {entry.fold: entry for entry in further.scales}
+    return Found([known[fold] for fold in every], operations=further.operations)
+
+
+def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found:
+    found = Found()
+    for fold in folds:
+        entry = search_group(
+            at.model, at.architecture, at.block, fold, at.bits, at.inputs, formula, exhaustive=at.exhaustive
+        )
+        found.scales.append(entry)
+        inspected = f"{at.architecture.blocks}.{at.block}.{fold.inspected}".rstrip(".")
+        inside = sum(
+            at.weight(name).numel() * at.inputs.tokens[site]
+            for name, _, site in at.linears()
+            if f"{name}.".startswith(f"{inspected}.")
+        )
+        found.operations += 2 * len(OFFICIAL_ALPHAS) * inside
+    return found
+
+
+def site_scales(at: Calibration) -> Found:
+    """llm-awq's scale of every site, with the least summed error of the linears that read it, by second moments."""
+    found = Found()
+    for site in at.architecture.sites:
+        magnitude = at.inputs.magnitude_of(site.name)
+        moment = at.inputs.second_moment(site.name)
+        candidates = torch.stack([official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]).to(moment.arithmetic)
+        losses = np.zeros(len(candidates))
+        for name in [name for name, _, where in at.linears() if where == site.name]:
+            rows = LinearRows(at.weight(name), moment.arithmetic)
+            losses += rows.total_errors(candidates, "asym-g128", at.bits, [moment])[0]
+        found.sites[site.name] = candidates[int(losses.argmin())]
+    return found
+
+
+def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
+    """llm-awq's clip limits, of the weights as `awq-block` folds them, or as they are."""
+    scales = at.found("awq-block").scales if scaled else []
+    divisors = {site: entry.scales for entry in scales for site in entry.fold.sites}
+    weights, _ = fold_block(at.model, at.architecture, at.block, [(entry.fold, entry.scales) for entry in scales])
+    found = Found()
+    for name, family, site in at.linears():
+        if family in UNCLIPPED_FAMILIES:
+            continue
+        moment = at.inputs.second_moment(site).matrix()
+        if site in divisors:
+            inverse = divisors[site].to(moment).reciprocal()
+            moment = moment * inverse * inverse.unsqueeze(1)
+        weight = weights[f"{name}.weight"]
+        found.limits[name] = search_clipping(weight, moment, at.bits, deployed_group_size(weight.shape[1]))
+    return found
+
+
+def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
+    """GPTQ on the linears of each site stacked: their rows share the second moment and do not mix."""
+    found = Found()
+    by_site: dict[str, list[str]] = {}
+    for name, _, site in at.linears():
+        by_site.setdefault(site, []).append(name)
+    for site, names in by_site.items():
+        for group in [[name] for name in names] if at.signs else [names]:  # a redraw's signs differ by linear
+            weights = [at.weight(name) for name in group]
+            rows, stacked = [len(weight) for weight in weights], torch.cat(weights)
+            width = stacked.shape[1]
+            group_size = deployed_group_size(width)
+            if not at.inputs.tokens[site]:
+                # An expert that no token reached: all its columns are dead, and GPTQ would empty it.
+                nearest = quantize_groups(stacked, at.bits, group_size)
+                coded = CodedWeight.of(*nearest, at.bits, stacked.dtype)
+            else:
+                moment = at.inputs.second_moment(site).matrix()
+                if at.signs:
+                    signs = at.signs(group[0], width).to(moment)
+                    stacked, moment = stacked * signs.to(stacked), moment * signs * signs.unsqueeze(1)
+                coded = gptq_codes(stacked, moment, at.bits, group_size, activation_order=activation_order)
+                gathered = at.inputs.tokens[site] * width**2  # G is symmetric
+                found.operations += gptq_operations(len(stacked), width) + gathered
+            found.weights.update(zip(group, coded.split(rows), strict=True))
+    return found

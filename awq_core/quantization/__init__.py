@@ -1,0 +1,1 @@
+"""Quantizing one matrix: quantizers, scales, clip limits, GPTQ, codes; no model."""

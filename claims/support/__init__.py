@@ -1,0 +1,1 @@
+"""What claims are made of: the decorator, shared readings, judging, registered deviations."""

@@ -1,0 +1,166 @@
+"""Judging a claim: its estimate on the model, the same on the untrained twin, an interval, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from awq_core.judging.evidence import Evidence, Threshold, Verdict
+from awq_core.judging.intervals import Estimate, InsufficientDataError
+from awq_core.judging.metrics import reduction
+from awq_core.judging.verdicts import data_needed, margin, verdict_of, verdict_of_parts, worst_parts
+from awq_core.measure.methods.looks import at_look, count_of
+from awq_core.measured import Measured
+from claims.support.claim import Claim, NotApplicableError, Pair, Reported, Setting
+from claims.support.readers import UndecidedError
+from fixtures.measuring.stages import Stage, in_words
+
+DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
+"""AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
+
+
+def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: bool = True) -> Evidence:
+    """Judge one claim on one model, or on two sizes of a family.
+
+    A planted control answers with the scenario that the claim names. Where the model's windows are scored in several
+    looks, the claim is judged at one look after another until one decides it: its verdict rests on the windows of that
+    look, whatever else was scored, so that it does not hang on which other claims are judged in the run.
+
+    Args:
+        claim: the claim.
+        subject: one model's measurements, or two sizes' with the smaller first.
+        setting: precision and seed of the run.
+        beside: also read what stands beside the verdict: the untrained twin, and AWQ-Diag's quantizer.
+
+    Raises:
+        ValueError: if an estimate is NaN: an error, never a verdict.
+        NotScoredError: where the claim needs windows, or strategies, that have not been scored.
+    """
+    setting = setting.for_claim(claim.id)
+    models = [subject] if isinstance(subject, Measured) else list(subject)
+    models = [measured.for_claim(claim.id) for measured in models]
+    losses = models[0].losses if claim.level == "model" else None
+    looks = count_of(losses)
+    if losses is None or looks == 1:
+        return _judge_once(claim, subject, models, setting, beside)
+    for look in range(looks):
+        at = replace(models[0], losses=at_look(losses, look))
+        try:
+            evidence = _judge_once(claim, at, [at], setting, beside)
+        except UndecidedError:
+            continue
+        if evidence.verdict is not Verdict.INCONCLUSIVE or look == looks - 1:
+            break
+    if evidence.interval is not None and evidence.interval.looks > 1:
+        evidence.details["look"] = f"{look + 1} of {looks}, {evidence.interval.n} windows"
+    return evidence
+
+
+def _judge_once(
+    claim: Claim, subject: Measured | Pair, models: list[Measured], setting: Setting, beside: bool
+) -> Evidence:
+    """The same on the measurements as they stand."""
+    asked = models[0] if isinstance(subject, Measured) else tuple(models)
+    evidence = Evidence(
+        id=claim.id,
+        bits=setting.bits,
+        version=claim.version,
+        group=claim.group,
+        words=claim.words,
+        source=claim.source,
+        kind=claim.kind,
+        models=[measured.name for measured in models],
+        verdict=Verdict.REPORTED,
+        threshold=claim.threshold,
+        unit=claim.unit,
+    )
+    try:
+        if claim.level == "pair" and len(models) < 2:
+            raise NotApplicableError("replication needs two sizes of a family; give --model twice")
+        if missing := not_measured(claim, models):
+            verb = "was" if missing == ["traffic"] else "were"
+            raise NotApplicableError(f"{in_words(missing)} {verb} not measured (--stages)")
+        result = claim.estimate(asked, setting)
+    except InsufficientDataError as lack:
+        evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)
+        return evidence
+    except NotApplicableError as lack:
+        evidence.verdict, evidence.reason = Verdict.NOT_APPLICABLE, str(lack)
+        return evidence
+    if isinstance(result, Reported):
+        evidence.estimate, evidence.details = result.value, dict(result.details)
+        return evidence
+    assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
+    parts = result if isinstance(result, dict) else {"": result}
+    _decide(evidence, parts, claim.threshold)
+    if beside and claim.level != "model":
+        evidence.twin_estimate = _on_twins(claim, models, setting)
+        if claim.level == "layer" and setting.bits is not None:
+            evidence.details |= _diagnostic_reading(claim, models[0], setting.seed)
+    if not evidence.contrary and claim.level != "pair" and setting.bits is not None:
+        gains = reduction(models[0], setting.quantizer, setting.bits)
+        by_name = dict(zip(map(str, gains["linear"].values), map(float, gains.values), strict=True))
+        evidence.contrary = worst_parts(by_name, Threshold(lower=1.0))
+        evidence.details["the linears named"] = "those that AWQ helps least"
+    return evidence
+
+
+def not_measured(claim: Claim, models: Sequence[Measured]) -> list[Stage]:
+    """Stages that the claim reads and a run left out on some of the models."""
+    left_out: dict[Stage, bool] = {
+        "traffic": any(measured.traffic is None for measured in models),
+        "losses": any(measured.losses is None for measured in models),
+    }
+    return [stage for stage in claim.reads if left_out.get(stage)]
+
+
+def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold) -> None:
+    verdicts = {name: verdict_of(part.interval, threshold) for name, part in parts.items()}
+    evidence.verdict = verdict_of_parts(list(verdicts.values()))
+    # The part that is shown carries the verdict: of those that share it, the one nearest to the wrong side.
+    deciding = [name for name, verdict in verdicts.items() if verdict is evidence.verdict]
+    weakest = min(deciding, key=lambda name: margin(parts[name].value, threshold))
+    estimate = parts[weakest]
+    evidence.estimate, evidence.interval = estimate.value, estimate.interval
+    evidence.details = dict(estimate.details)
+    p_values = {name: part.p_value(threshold) for name, part in parts.items()}
+    refuted = [p_values[name] for name, verdict in verdicts.items() if verdict is Verdict.REFUTED]
+    # Any refuted part refutes: the smallest of k p-values is corrected for being the smallest (Bonferroni).
+    evidence.details["p_value"] = min(1.0, len(parts) * min(refuted)) if refuted else max(p_values.values())
+    if len(parts) > 1:
+        evidence.details |= {f"part {name}": f"{part.value:.4g}, {verdicts[name]}" for name, part in parts.items()}
+        evidence.details["weakest part"] = weakest
+    if estimate.parts:
+        evidence.contrary = worst_parts(estimate.parts, threshold)
+    if evidence.verdict is Verdict.INCONCLUSIVE:
+        evidence.reason = data_needed(estimate, threshold)
+
+
+def _on_twins(claim: Claim, models: list[Measured], setting: Setting) -> float | None:
+    """The claim's estimate on the untrained twins, averaged over their seeds; the weakest part of several.
+
+    A claim about two sizes is asked of pairs of twins, one of either size.
+    """
+    threshold = claim.threshold
+    assert threshold is not None
+    values = []
+    for twins in zip(*(measured.twins for measured in models), strict=False):
+        try:
+            result = claim.estimate(twins if claim.level == "pair" else twins[0], setting)
+        except (InsufficientDataError, NotApplicableError):
+            continue
+        if isinstance(result, dict):
+            values.append(min((part.value for part in result.values()), key=lambda v: margin(v, threshold)))
+        elif isinstance(result, Estimate):
+            values.append(result.value)
+    return float(np.mean(values)) if values else None
+
+
+def _diagnostic_reading(claim: Claim, measured: Measured, seed: int) -> dict[str, float | str]:
+    try:
+        result = claim.estimate(measured, replace(DIAGNOSTIC_READING, seed=seed))
+    except (InsufficientDataError, NotApplicableError) as lack:
+        return {"sym-channel at 3 bits": str(lack)}
+    return {"sym-channel at 3 bits": result.value} if isinstance(result, Estimate) else {}

@@ -1,0 +1,140 @@
+"""Small readings that several claims share: which linear to pick, what must hold before a claim can be judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from awq_core.judging.by_block import estimate_by_block, with_parts
+from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.intervals import Estimate, InsufficientDataError
+from awq_core.judging.metrics import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
+from awq_core.judging.verdicts import verdict_of
+from awq_core.measure.layers.importance import SMALLEST_WIDTH
+from awq_core.measure.methods.looks import is_last
+from awq_core.measured import Measured
+from claims.support.claim import NotApplicableError, Setting
+from claims.support.model_losses import mean_over_windows
+
+WORTH_RECOVERING = 0.01
+"""nats: with less damage than this, a claim about recovering damage has nothing to judge (design: the dagger)."""
+
+LAYERS_THRESHOLD = Threshold(lower=1.02)
+"""Of `payoff.layers`, on which other claims wait."""
+
+
+class UndecidedError(Exception):
+    """This look cannot tell whether a claim can be judged: the next one may."""
+
+
+def wide_enough(values: xr.DataArray) -> xr.DataArray:
+    """The linears at least 64 channels wide: below, the top 1% is one channel of few.
+
+    Raises:
+        NotApplicableError: if there are none.
+    """
+    kept = values.isel(linear=np.flatnonzero(values["in_features"].values >= SMALLEST_WIDTH))
+    if kept.sizes["linear"] == 0:
+        raise NotApplicableError(f"no linear is {SMALLEST_WIDTH} channels wide")
+    return kept
+
+
+def highest_on_calibration(values: xr.DataArray) -> str:
+    """Name of the linear that is highest, to be judged on held-out tokens."""
+    return str(values["linear"].values[int(values.values.argmax())])
+
+
+def outlier_families(values: xr.DataArray) -> xr.DataArray:
+    """True for o and down, `(linear,)`.
+
+    Raises:
+        NotApplicableError: if the model has neither, or nothing else.
+    """
+    inside = is_outlier_family(values)
+    if not inside.any() or inside.all():
+        raise NotApplicableError(f"the model has no linears of families {OUTLIER_FAMILIES} to set against others")
+    return inside
+
+
+def named(estimate: Estimate, parts: xr.DataArray | None, details: dict[str, float | str]) -> Estimate:
+    """The estimate with the per-linear values behind it and readings to report beside it."""
+    estimate = estimate if parts is None else with_parts(estimate, parts)
+    return replace(estimate, details={**estimate.details, **details})
+
+
+def worth_recovering(measured: Measured, setting: Setting) -> None:
+    """The precondition of claims about recovering damage: RTN costs at least 0.01 nats, for certain above 0.
+
+    Where the windows are scored in several looks, it is settled at the first look whose interval leaves 0.01 out; the
+    last look settles it in any case.
+
+    Raises:
+        InsufficientDataError: where it does not hold.
+        UndecidedError: where this look does not settle it, and another one is registered.
+    """
+    # With one seed for all claims: it is one number, and must read the same beside each.
+    gap = mean_over_windows(
+        measured, window_differences(measured, f"rtn-{setting.precision}"), setting.for_claim("payoff.perplexity")
+    )
+    if not is_last(measured.losses) and gap.interval.lower <= WORTH_RECOVERING <= gap.interval.upper:
+        raise UndecidedError(f"RTN may cost {WORTH_RECOVERING} nats or not")
+    if gap.value < WORTH_RECOVERING or gap.interval.lower <= 0:
+        raise InsufficientDataError(
+            f"RTN at {setting.bits} bits costs {gap.value:.4f} nats, {100 * gap.interval.level:.4g}% interval "
+            f"[{gap.interval.lower:.4f}, {gap.interval.upper:.4f}]; this claim needs damage of {WORTH_RECOVERING} nats"
+        )
+
+
+def layers_gain(measured: Measured, setting: Setting) -> Estimate:
+    """Geometric mean over linears of the held-out reduction: the estimate of `payoff.layers`."""
+    values = natural_log(reduction(measured, setting.quantizer, setting.precision))
+    return estimate_by_block(values, seed=setting.seed, logarithmic=True)
+
+
+def where_layers_gain(measured: Measured, setting: Setting) -> None:
+    """The precondition of claims about AWQ's gain: that there is one.
+
+    Raises:
+        NotApplicableError: where `payoff.layers` is not supported.
+    """
+    # With that claim's own seed, or the two could differ where its interval ends near the threshold.
+    gain = layers_gain(measured, setting.for_claim("payoff.layers"))
+    if verdict_of(gain.interval, LAYERS_THRESHOLD) is not Verdict.SUPPORTED:
+        raise NotApplicableError(
+            f"payoff.layers is not supported at {setting.bits} bits (interval [{gain.interval.lower:.4g}, "
+            f"{gain.interval.upper:.4g}], needs {LAYERS_THRESHOLD}): no gain is established"
+        )
+
+
+def kinds_of_traffic(measured: Measured) -> xr.Dataset:
+    """The measurements under each kind of traffic.
+
+    Raises:
+        NotApplicableError: where they were not made (of the untrained twins one has them).
+    """
+    if measured.traffic is None:
+        raise NotApplicableError("other traffic was not measured")
+    return measured.traffic
+
+
+def deployed_quantizer_only(setting: Setting) -> None:
+    """For what is measured under the deployed quantizer alone.
+
+    Raises:
+        NotApplicableError: where another one is asked about.
+    """
+    if setting.quantizer != "asym-g128":
+        raise NotApplicableError("measured under asym-g128 alone")
+
+
+def exactly(value: float, counted: str, n: int) -> Estimate:
+    """An estimate that nothing is sampled for: its interval is the value itself.
+
+    Args:
+        value: what was found.
+        counted: what it was found over: weights, linears, examples.
+        n: how many of them.
+    """
+    return Estimate(value, Interval(value, value, "exact: nothing is sampled", counted, n), 0.0, float("inf"))

@@ -1,0 +1,52 @@
+"""What has to be scored before the claims of a run can be judged, given what has been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from awq_core.measure.methods.looks import NotScoredError
+from awq_core.measured import Measured
+from claims.support.catalogue import whole_catalogue
+from claims.support.claim import Claim, Setting
+from claims.support.judge import judge
+
+Asked = tuple[Claim, Setting]
+"""A claim, and what it is judged at."""
+
+
+def claims_about_models(asked: Iterable[Asked]) -> list[Asked]:
+    """Those of a run's claims that may need a model's losses.
+
+    A claim about two sizes that reads losses compares their verdicts: every claim about a model is then asked.
+    """
+    asked = list(asked)
+    found = [(claim, setting) for claim, setting in asked if claim.level == "model"]
+    for claim, setting in asked:
+        if claim.level == "pair" and "losses" in claim.reads:
+            found += [
+                (other, Setting(bits, seed=setting.seed))
+                for other in whole_catalogue().values()
+                if other.level == "model"
+                for bits in other.bits or (None,)
+            ]
+    return list(dict.fromkeys(found))
+
+
+def still_wanted(asked: Iterable[Asked], measured: Measured) -> dict[str, int]:
+    """The strategies that are needed to judge the claims further, each with the look (from 0) at which.
+
+    A claim needs what it reads at the first look at which it has not been decided; a claim that is decided, that
+    lacks its precondition, or that is at its last look needs nothing more.
+
+    Args:
+        asked: claims about the model.
+        measured: its measurements so far, losses among them.
+    """
+    wanted: dict[str, int] = {}
+    for claim, setting in asked:
+        try:
+            judge(claim, measured, setting, beside=False)
+        except NotScoredError as lack:
+            for strategy in lack.strategies:
+                wanted[strategy] = max(lack.look, wanted.get(strategy, 0))
+    return wanted

@@ -1,0 +1,1 @@
+"""Runs, or per-layer records, held against each other."""

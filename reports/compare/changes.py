@@ -1,0 +1,237 @@
+"""What counts as a change between two runs of the same model, claim by claim.
+
+Two runs are of the same model when name and weights' hash agree (a control has no hash: it is drawn from its seed).
+
+- **Estimate beyond noise.** The two estimates differ by more than `t * sqrt(se1^2 + se2^2)`: Welch's test at 99%. Each
+  standard error is the interval's half-width over the quantile of Student's t that made it a 95% interval (`n - 1`
+  degrees of freedom). At 95% the half-widths in quadrature would do, but one claim in twenty would be flagged by
+  chance, some four in every comparison of independent runs. Where both intervals are symmetric in the logarithm, so is
+  the test. Of an interval cut off at a bound (a share cannot exceed 1) the longer half counts. Two exact estimates
+  (intervals of no width) differ beyond rounding: by more than 1e-6 of the larger and 1% of the first one's distance to
+  the threshold. Intervals hold for other tokens and other blocks. Runs share their blocks, and often their tokens:
+  then the true noise is smaller, so that what is flagged has moved, while a small movement may stay within.
+- **A changed verdict** is a change only together with an estimate beyond noise, a moved threshold or version, or as
+  a flip between supported and refuted. A verdict that passes between inconclusive and decided with its estimate
+  within noise is *drift, within noise*: shown, not flagged.
+- **A moved threshold** and **a moved version** of a claim are always flagged, under these names.
+- **New** and **removed** claims, and claims that went from judged to not judged (not applicable, insufficient data)
+  or back, are flagged.
+- A claim about two sizes that was asked of other sizes this time, and a quantity that is reported and not judged, are
+  never flagged.
+
+Between different models nothing is a change: there a verdict *differs*, or it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scipy import stats
+
+from awq_core.judging.evidence import Verdict
+from reports.verdict_words import Claim, is_judged, number, verdict_of
+
+ROUNDING = 1e-6
+"""Relative difference that arithmetic in another order may leave."""
+EXACT_SHARE = 0.01
+"""Of an exact estimate's distance to its threshold."""
+LEVEL = 0.01
+"""Of the test of a difference: the share of unmoved estimates that independent runs flag."""
+SYMMETRIC = 1e-6
+"""How well an interval's two halves must agree, relative to its width, to count as symmetric."""
+OPPOSITE = {Verdict.SUPPORTED, Verdict.REFUTED}
+
+
+class Kind(StrEnum):
+    """Why a claim is marked, in the words that mark it."""
+
+    ESTIMATE = "estimate beyond noise"
+    FLIPPED = "verdict flipped"
+    THRESHOLD = "threshold moved"
+    VERSION = "version moved"
+    NEW = "new"
+    REMOVED = "removed"
+    JUDGED = "judged, was not"
+    UNJUDGED = "not judged, was"
+    DRIFT = "drift, within noise"
+    OTHER_SIZES = "about other sizes"
+    DIFFERS = "verdict differs"
+
+
+FLAGGED = frozenset(Kind) - {Kind.DRIFT, Kind.OTHER_SIZES, Kind.DIFFERS}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two estimates of one claim held against each other.
+
+    Attributes:
+        size: their distance, on the scale of the test.
+        noise: the largest distance that counts as noise, on that scale.
+        p_value: chance of a distance this large between two independent runs of one truth.
+        logarithmic: whether the scale is the logarithm.
+    """
+
+    size: float
+    noise: float
+    p_value: float
+    logarithmic: bool = False
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the estimates differ."""
+        return self.size > self.noise
+
+    def __str__(self) -> str:
+        if self.logarithmic:
+            return f"factor {number(math.exp(self.size))}, noise up to {number(math.exp(self.noise))}"
+        return f"difference {number(self.size)}, noise up to {number(self.noise)}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one claim; no kinds where nothing did."""
+
+    kinds: tuple[Kind, ...] = ()
+    says: str = ""
+    """The particulars, in words."""
+    difference: Difference | None = None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it is a change that `--fail-on-change` fails on."""
+        return any(kind in FLAGGED for kind in self.kinds)
+
+
+def difference(before: Claim, now: Claim) -> Difference | None:
+    """How far two estimates of a claim lie apart, and how far noise may carry them; None where one is missing."""
+    if any(claim["estimate"] is None or not claim["interval"] for claim in (before, now)):
+        return None
+    first, second = float(before["estimate"]), float(now["estimate"])
+    if _is_a_point(before) and _is_a_point(now):
+        allowed = max(ROUNDING * max(abs(first), abs(second)), EXACT_SHARE * _distance_to_threshold(before))
+        size = abs(second - first)
+        return Difference(size, allowed, 0.0 if size > allowed else 1.0)
+    logarithmic = (
+        all(_is_a_point(claim) or _is_logarithmic(claim) for claim in (before, now)) and min(first, second) > 0
+    )
+    halves = [_half_width(claim, logarithmic) for claim in (before, now)]
+    size = abs(math.log(second / first)) if logarithmic else abs(second - first)
+    return Difference(size, *_welch(size, halves, [before, now]), logarithmic)
+
+
+def change(before: Claim | None, now: Claim | None) -> Change:
+    """What became of a claim between two runs of the same model; None stands for a run that lacks it."""
+    if before is None or now is None:
+        return Change() if before is now else Change((Kind.NEW if before is None else Kind.REMOVED,))
+    moved, says = _moved_terms(before, now)
+    first, second = verdict_of(before), verdict_of(now)
+    verdicts = "" if first is second else f"{second}, was {first}"
+    if not is_judged(before) and not is_judged(now):
+        return Change(tuple(moved), "; ".join([*says, *filter(None, [verdicts])]))
+    # A claim about two sizes, asked of one, is not judged for lack of the other: that is the command's doing.
+    if sorted(before["models"]) != sorted(now["models"]) and max(len(before["models"]), len(now["models"])) > 1:
+        asked = f"{' and '.join(now['models'])}, was {' and '.join(before['models'])}"
+        return Change((*moved, Kind.OTHER_SIZES), "; ".join([*says, asked]))
+    if is_judged(before) != is_judged(now):
+        reason = str((before if is_judged(now) else now)["reason"])
+        kind = Kind.JUDGED if is_judged(now) else Kind.UNJUDGED
+        return Change((*moved, kind), "; ".join([*says, verdicts, *filter(None, [reason])]))
+    apart = difference(before, now)
+    kinds = list(moved)
+    if apart is not None and apart.beyond_noise:
+        kinds.append(Kind.ESTIMATE)
+        says.append(f"{number(before['estimate'])} → {number(now['estimate'])} ({apart})")
+        says += _other_part(before, now)
+    if {first, second} == OPPOSITE:
+        kinds.append(Kind.FLIPPED)
+    if verdicts:
+        says.append(verdicts)
+        if not kinds:
+            kinds.append(Kind.DRIFT)
+    return Change(tuple(kinds), "; ".join(says), apart)
+
+
+def contrast(first: Claim | None, second: Claim | None) -> Change:
+    """How a claim stands on two different models: nothing is a change between them."""
+    if first is None or second is None or not (is_judged(first) and is_judged(second)):
+        return Change()
+    if verdict_of(first) is verdict_of(second):
+        return Change()
+    return Change((Kind.DIFFERS,), f"{verdict_of(second)}, against {verdict_of(first)}")
+
+
+def comparable(first: Claim | None, second: Claim | None) -> bool:
+    """Whether a claim says something of two models each: judged on both, and not one verdict about the pair."""
+    if first is None or second is None or not (is_judged(first) and is_judged(second)):
+        return False
+    return len(first["models"]) < 2 or first["models"] != second["models"]
+
+
+def _moved_terms(before: Claim, now: Claim) -> tuple[list[Kind], list[str]]:
+    kinds, says = [], []
+    if before["version"] != now["version"]:
+        kinds.append(Kind.VERSION)
+        says.append(f"version {before['version']} → {now['version']}")
+    if _edges(before) != _edges(now):
+        kinds.append(Kind.THRESHOLD)
+        texts = [claim["threshold"]["text"] if claim["threshold"] else "none" for claim in (before, now)]
+        says.append(f"threshold {texts[0]} → {texts[1]}".replace("-", "−"))
+    return kinds, says
+
+
+def _other_part(before: Claim, now: Claim) -> list[str]:
+    """A claim about one linear, or of several parts, may speak of another one than before."""
+    names = {"linear": "linear", "weakest part": "deciding part"}
+    return [
+        f"{word} {now['details'][name]}, was {before['details'][name]}"
+        for name, word in names.items()
+        if name in before["details"] and name in now["details"] and before["details"][name] != now["details"][name]
+    ]
+
+
+def _edges(claim: Claim) -> tuple[float | None, float | None]:
+    threshold = claim["threshold"] or {}
+    return threshold.get("lower"), threshold.get("upper")
+
+
+def _distance_to_threshold(claim: Claim) -> float:
+    edges = [edge for edge in _edges(claim) if edge is not None]
+    return min((abs(float(claim["estimate"]) - edge) for edge in edges), default=0.0)
+
+
+def _is_a_point(claim: Claim) -> bool:
+    return bool(claim["interval"]["lower"] == claim["interval"]["upper"])
+
+
+def _is_logarithmic(claim: Claim) -> bool:
+    """Whether an interval is symmetric in the logarithm and not as it stands."""
+    value, low, high = float(claim["estimate"]), claim["interval"]["lower"], claim["interval"]["upper"]
+    if min(value, low) <= 0:
+        return False
+    plain = abs((high - value) - (value - low)) / (high - low)
+    inside = abs(math.log(high / value) - math.log(value / low)) / math.log(high / low)
+    return inside < min(plain, SYMMETRIC)
+
+
+def _half_width(claim: Claim, logarithmic: bool) -> float:
+    value, low, high = float(claim["estimate"]), claim["interval"]["lower"], claim["interval"]["upper"]
+    if logarithmic:
+        return max(math.log(high / value), math.log(value / low))
+    return max(high - value, value - low)
+
+
+def _welch(size: float, halves: list[float], claims: list[Claim]) -> tuple[float, float]:
+    """The largest difference that counts as noise, and the p value of this one."""
+    degrees = [max(int(claim["interval"]["n"]) - 1, 1) for claim in claims]
+    levels = [claim["interval"].get("level", 0.95) for claim in claims]
+    quantiles = [float(stats.t.ppf(0.5 + level / 2, d)) for level, d in zip(levels, degrees, strict=True)]
+    variances = [(half / quantile) ** 2 for half, quantile in zip(halves, quantiles, strict=True)]
+    spread = sum(variance**2 / d for variance, d in zip(variances, degrees, strict=True))
+    total = sum(variances)
+    if spread == 0:  # so narrow that the squares vanish
+        return 0.0, 0.0 if size > 0 else 1.0
+    error, together = math.sqrt(total), total**2 / spread
+    return float(stats.t.ppf(1 - LEVEL / 2, together)) * error, 2 * float(stats.t.sf(size / error, together))

@@ -1,0 +1,107 @@
+"""What a verdict means, in sentences: where the interval lies, what else bears on it, what it does to the run."""
+
+from __future__ import annotations
+
+from awq_core.judging.evidence import Verdict
+from reports.verdict_words import (
+    Claim,
+    interval_name,
+    is_exact,
+    is_judged,
+    is_registered,
+    number,
+    threshold_text,
+    verdict_of,
+)
+
+
+def meaning(claim: Claim) -> str:
+    """What the claim's verdict means, in a few sentences of plain text."""
+    sentences = [_verdict(claim), _parts(claim), _holm(claim), _twin(claim), _registration(claim)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _verdict(claim: Claim) -> str:
+    models = " and ".join(claim["models"])
+    reason = claim["reason"].rstrip(".")
+    match verdict_of(claim):
+        case Verdict.SUPPORTED if is_exact(claim):
+            return f"Nothing is sampled here: the value is exact, and lies {threshold_text(claim)}, as claimed."
+        case Verdict.SUPPORTED:
+            return f"The whole {interval_name(claim)} lies {threshold_text(claim)}: the claim holds on {models}."
+        case Verdict.REFUTED:
+            what = "value, which is exact," if is_exact(claim) else f"whole {interval_name(claim)}"
+            return f"The {what} lies {_other_side(claim)}: the claim does not hold on {models}."
+        case Verdict.INCONCLUSIVE:
+            needed = f" {reason[:1].upper()}{reason[1:]}." if reason else ""
+            which = "a" if _two_sided(claim) else "the"
+            return f"The {interval_name(claim)} holds {which} threshold, so this much data cannot tell.{needed}"
+        case Verdict.INSUFFICIENT:
+            return f"There is too little to judge by: {reason}."
+        case Verdict.NOT_APPLICABLE:
+            return f"The claim cannot be asked of {models}: {reason}."
+        case Verdict.REPORTED:
+            return "This quantity is measured and shown beside the claims; the catalogue does not judge it."
+
+
+def _two_sided(claim: Claim) -> bool:
+    return claim["threshold"]["lower"] is not None and claim["threshold"]["upper"] is not None
+
+
+def _other_side(claim: Claim) -> str:
+    lower, upper = claim["threshold"]["lower"], claim["threshold"]["upper"]
+    if _two_sided(claim):
+        return f"outside {number(lower)} to {number(upper)}"
+    return f"below {number(lower)}" if lower is not None else f"above {number(upper)}"
+
+
+def _parts(claim: Claim) -> str:
+    """A claim of several parts shows one of them: which, and why that one."""
+    shown = claim["details"].get("weakest part")
+    if shown is None or not is_judged(claim):
+        return ""
+    count = sum(name.startswith("part ") for name in claim["details"])
+    return f"It has {count} parts and needs them all; shown is the one that decides: {shown}."
+
+
+def _holm(claim: Claim) -> str:
+    decided = verdict_of(claim) in (Verdict.SUPPORTED, Verdict.REFUTED)
+    if not decided or claim["survives_holm"] is None:
+        return ""
+    if claim["survives_holm"]:
+        return "It survives Holm's correction over all claims that an interval judges on the model."
+    return (
+        "It does not survive Holm's correction over all claims that an interval judges on the model: it may be one of "
+        "the few that come out false by chance."
+    )
+
+
+def _twin(claim: Claim) -> str:
+    """Whether training is needed for what is supported; a mechanical claim is true of any network."""
+    twin, threshold = claim["twin_estimate"], claim["threshold"]
+    if verdict_of(claim) is not Verdict.SUPPORTED or twin is None or claim["kind"] == "mechanical":
+        return ""
+    above = threshold["lower"] is None or twin > threshold["lower"]
+    below = threshold["upper"] is None or twin < threshold["upper"]
+    if above and below:
+        return (
+            f"The untrained twin's estimate, {number(twin)}, lies on the same side: "
+            "the architecture meets this threshold before any training."
+        )
+    return f"The untrained twin's estimate, {number(twin)}, lies on the other side: training brings it over."
+
+
+def _registration(claim: Claim) -> str:
+    registered = claim.get("registered")
+    if registered is None or not is_judged(claim):
+        return ""
+    if is_registered(claim):
+        if verdict_of(claim) is Verdict.SUPPORTED:
+            return ""
+        reason = str(registered.get("reason", "")).rstrip(".")
+        # A reason that only repeats the measured numbers says nothing new here.
+        why = "" if reason.startswith("measured ") or not reason else f": {reason}"
+        return f"The verdict is registered for this model{why}. It does not fail the run."
+    if registered.get("conditions_met", True):
+        return f"It is registered as {registered['verdict']} under the same conditions: the change fails the run."
+    return f"It was registered as {registered['verdict']} under other conditions: the change warns, and does not fail."
