@@ -33,6 +33,7 @@ from fixtures.options import Options
 from fixtures.preflight import open_source
 from fixtures.progress import MeasurementProgress
 from fixtures.texts.effort import EFFORTS
+from reports.command import Parser
 from reports.evidence_file import json_bytes
 from reports.writing import write_whole
 
@@ -40,16 +41,16 @@ DTYPES_TIMED = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: the exit status is 1 where a limit is not reached, 2 where something cannot be done as asked."""
-    given = _parser().parse_args(arguments)
+    """Command line: the exit status is 1 where a limit is not reached, 4 where something cannot be done as asked."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
     console = Console(highlight=False, width=120 if not sys.stdout.isatty() else None)
     with tempfile.TemporaryDirectory() as folder:
         try:
             found = benchmark(given, console, Path(folder))
             judged = judge_limits(found["ratios"], given.limit)
         except (UserError, ValueError) as problem:
-            sys.stderr.write(f"{problem}\n")
-            return 2
+            parser.error(str(problem))
     print_record(found, console)
     for limit in judged:
         reached = "reached" if limit["reached"] else "NOT REACHED"
@@ -148,10 +149,8 @@ def _open(given: argparse.Namespace, progress: MeasurementProgress) -> tuple[Mod
     return opened.measurement, opened.provenance
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model", help="alias, hub id or folder (benchmarks.shapes writes one)")
     parser.add_argument("--runs", nargs="+", choices=[*RUNS, "search", "whole"], default=[*RUNS, "search"])
     parser.add_argument("--blocks", type=int, help="measure the first so many blocks alone")

@@ -6,7 +6,6 @@ of matrix products of its own run. A machine that was slower the second time slo
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from reports.command import Parser
 
 MUST_AGREE = ("effort", "dtype", "arithmetic", "clock", "calibration", "heldout")
 
@@ -63,16 +64,19 @@ def _seconds(record: dict[str, Any]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: prints the table; exit status 2 where the records cannot be compared."""
-    parser = argparse.ArgumentParser(description="What became faster between two records of one model.")
+    """Command line: prints the table; exit status 4 where the records cannot be compared."""
+    parser = Parser(
+        prog="python -m benchmarks.changes", description="What became faster between two records of one model."
+    )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     given = parser.parse_args(arguments)
     try:
         rows = changes(*(json.loads(path.read_text(encoding="utf-8")) for path in (given.before, given.after)))
-    except (OSError, ValueError) as problem:
-        sys.stderr.write(f"{problem}\n")
-        return 2
+    except OSError as problem:
+        parser.error(f"{problem.filename} cannot be read ({problem.strerror})")
+    except ValueError as problem:
+        parser.error(str(problem))
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
     for column in ("seconds before", "after", "times as fast"):

@@ -9,7 +9,6 @@ block search and the official one, replayed, at 3 bits.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from benchmarks.comparison import compare_searches
 from benchmarks.curve_figure import draw
 from benchmarks.machine import load_average, machine
 from benchmarks.shapes import random_model, scaled
+from reports.command import Parser
 from reports.evidence_file import json_bytes
 from reports.writing import write_whole
 
@@ -98,7 +98,7 @@ def measure(clock: Clock, names: list[str], report: Callable[[str], None]) -> di
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: measure, or draw what was measured."""
-    parser = argparse.ArgumentParser(description="Costs against tokens, width and depth.")
+    parser = Parser(prog="python -m benchmarks.curves", description="Costs against tokens, width and depth.")
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure")
     measuring.add_argument("record", type=Path)

@@ -9,7 +9,6 @@ After the last kill a run is left to end. Evidence and per-layer record must be 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.cache.store import CACHE_VARIABLE
+from reports.command import Parser
 
 RECORDS = ("evidence.json", "diagnostic.json")
 TIMED_CLAIMS = ("gptq.slower",)
@@ -164,7 +164,7 @@ def _compared(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: the exit status is 1 where something differs, 2 where a run could not be made."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.interruptions", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.interruptions", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="alias, hub id or folder")
     parser.add_argument("--kills", type=int, default=10, help="how many; default: 10")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; default: 0")

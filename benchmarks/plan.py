@@ -8,7 +8,6 @@ of 16-bit products, second moments and the other half at that of single precisio
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from fixtures.measuring.stages import STAGES
 from fixtures.models.checking import ModelDescription
 from fixtures.models.resolve import ModelSource
 from fixtures.texts.effort import EFFORTS, effort_of
+from reports.command import Parser
 
 LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}
 """Shapes that are planned and never made here."""
@@ -85,7 +85,7 @@ def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) ->
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="What measuring a model of some shape would take.")
+    parser = Parser(prog="python -m benchmarks.plan", description="What measuring a model of some shape would take.")
     parser.add_argument("shape", choices=SHAPES | LARGER)
     parser.add_argument("--effort", choices=sorted(EFFORTS), default="standard")
     parser.add_argument("--rate", type=float, required=True, help="operations a second of 16-bit matrix products")

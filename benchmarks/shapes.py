@@ -10,7 +10,6 @@ verdicts mean nothing. It is loaded like any local folder: `pytest claims --mode
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import EMBEDDED_FOLDER
+from reports.command import Parser
 from tools.train_embedded import END_OF_TEXT
 
 OUTLIER_SHARE = 0.005
@@ -169,7 +169,7 @@ def _tokenizer(context: int) -> PreTrainedTokenizerFast:
 
 def main() -> None:
     """Command line: which shape, where to, how many blocks."""
-    parser = argparse.ArgumentParser(description="Write a model folder with seeded random weights.")
+    parser = Parser(prog="python -m benchmarks.shapes", description="Write a model folder with seeded random weights.")
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--blocks", type=int, help="fewer blocks than the real model has")

@@ -79,10 +79,12 @@ def read_evidence(path: Path) -> dict[str, Any]:
     """Read an evidence file back.
 
     Raises:
-        ValueError: if it is no evidence file, or one of another schema version.
+        ValueError: if it cannot be read, is no evidence file, or one of another schema version.
     """
     try:
         content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give a folder that a run has written") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not an evidence file: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -9,13 +9,13 @@ the evidence says.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from awq_core.judging.evidence import Verdict
+from reports.command import Parser
 from reports.evidence_file import read_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations
 from reports.verdict_words import APPEARANCES, Claim, catalogue_order, interval_text, number, threshold_text, verdict_of
@@ -173,7 +173,10 @@ def _anchor(heading: str) -> str:
 
 def main() -> None:
     """Command line: output folders of models."""
-    parser = argparse.ArgumentParser(description="Write docs/findings.md from evidence files and docs/findings.toml.")
+    parser = Parser(
+        prog="python -m reports.findings",
+        description="Write docs/findings.md from evidence files and docs/findings.toml.",
+    )
     parser.add_argument("outputs", nargs="+", type=Path, help="folders that hold evidence.json")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the document is out of date")
     arguments = parser.parse_args()
@@ -181,8 +184,8 @@ def main() -> None:
     try:
         records = [read_evidence(output / "evidence.json") for output in arguments.outputs]
         text = document(records, read_explanations(EXPLANATIONS), f"python -m reports.findings {names}")
-    except (ValueError, OSError) as problem:
-        raise SystemExit(f"findings: {problem}") from None
+    except ValueError as problem:
+        parser.error(str(problem))
     if not arguments.check:
         DOCUMENT.write_text(text, encoding="utf-8")
     elif not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != text:

@@ -24,6 +24,7 @@ from reports.output import write_model
 from reports.published import Published, sentence
 from reports.terminal import write_summary
 from reports.verdict_words import APPEARANCES, is_changed, is_judged, verdict_of, words
+from reports.writing import obstacle
 
 DEFAULT_OUTPUT = "reports/out"
 
@@ -71,6 +72,15 @@ class Reporter:
         """Where the model's files go."""
         output = Path(self.config.getoption("--output", DEFAULT_OUTPUT))
         return self.config.invocation_params.dir / output.expanduser() / model
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """See, before anything is measured, that its reports can be written.
+
+        Raises:
+            UsageError: if they cannot.
+        """
+        if any(item.get_closest_marker("claim") for item in session.items) and (what := obstacle(self.folder(""))):
+            raise pytest.UsageError(f"--output {self.config.getoption('--output')!r}: {what}; give another folder")
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -165,7 +175,7 @@ def claims_in(folder: Path) -> int:
     """How many claims the evidence in a model's folder holds; 0 where there is none to read."""
     try:
         return len(read_evidence(folder / "evidence.json")["claims"])
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError):
         return 0
 
 

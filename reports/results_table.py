@@ -8,13 +8,13 @@ nothing and fails where they are not what the evidence says.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from awq_core.judging.evidence import Verdict
+from reports.command import Parser
 from reports.evidence_file import read_evidence
 from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, verdict_of
 
@@ -105,11 +105,14 @@ def _document(records: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line: output folders of models."""
-    parser = argparse.ArgumentParser(description="Write the results tables from evidence files.")
+    parser = Parser(prog="python -m reports.results_table", description="Write the results tables from evidence files.")
     parser.add_argument("outputs", nargs="+", type=Path, help="folders that hold evidence.json")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a table is out of date")
     arguments = parser.parse_args()
-    records = [read_evidence(output / "evidence.json") for output in arguments.outputs]
+    try:
+        records = [read_evidence(output / "evidence.json") for output in arguments.outputs]
+    except ValueError as problem:
+        parser.error(str(problem))
     readme = ROOT / "README.md"
     wanted = {
         readme: replaced(readme.read_text(encoding="utf-8"), group_table(records)),

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from awq_core.judging.evidence import Verdict
-from reports.compare.__main__ import Parser, write_out
+from reports.command import Parser
+from reports.compare.__main__ import write_out
 from reports.compare.inputs import InputError, Run, read_run
 from reports.false_verdicts import trust
 from reports.tables import Cell, Table

@@ -7,6 +7,14 @@ import tempfile
 from pathlib import Path
 
 
+def obstacle(folder: Path) -> str:
+    """What keeps a folder from being made and written; empty for nothing."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        return f"{there} is a file"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to a temporary name beside `path`, then rename: a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -168,8 +168,9 @@ def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
         findings.main()
 
     (tmp_path / "findings.toml").write_text("")
-    with pytest.raises(SystemExit, match=r"findings: 'payoff.layers@4' is refuted by tiny and not explained"):
+    with pytest.raises(SystemExit, match="4"):
         command()
+    assert "findings: 'payoff.layers@4' is refuted by tiny and not explained" in capsys.readouterr().err
     (tmp_path / "findings.toml").write_text(f'[[explanation]]\nclaim = "{LAYERS}"\nwords = "So it is."')
     with pytest.raises(SystemExit, match=r"findings.md is not what the evidence says"):
         command("--check")
@@ -179,5 +180,6 @@ def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"findings.md is not what the evidence says"):
         command("--check")
     (output / "evidence.json").unlink()
-    with pytest.raises(SystemExit, match=r"findings: .*evidence\.json"):
+    with pytest.raises(SystemExit, match="4"):
         command()
+    assert "evidence.json cannot be read" in capsys.readouterr().err

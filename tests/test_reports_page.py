@@ -20,8 +20,8 @@ from reports.html.repeat import Repeat, quoted
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
 from tests.synthetic_claim import synthetic_claim
 
-STYLE = (Path(reports.__file__).parent / "report.css").read_text("utf-8")
-SCRIPT = (Path(reports.__file__).parent / "report.js").read_text("utf-8")
+STYLE = (Path(reports.__file__).parent / "html" / "report.css").read_text("utf-8")
+SCRIPT = (Path(reports.__file__).parent / "html" / "report.js").read_text("utf-8")
 
 
 def page_of(claims, drawings=None):

@@ -149,6 +149,20 @@ def test_a_device_or_dtype_that_is_none(suite):
     assert_one_clear_line(suite.run("--dtype=int4"), suite, "'int4'", "bfloat16")
 
 
+def test_a_seed_that_is_none(suite):
+    assert_one_clear_line(suite.run("--seed=-1"), suite, "--seed -1 is negative")
+
+
+def test_an_option_without_a_file(suite):
+    assert_one_clear_line(suite.run("--heldout-text="), suite, "--heldout-text is empty; give a file")
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_measured(suite):
+    taken = suite.pytester.path / "taken"
+    taken.write_text("a file")
+    assert_one_clear_line(suite.run(f"--output={taken}/below"), suite, f"{taken} is a file", "give another folder")
+
+
 def test_a_hub_that_cannot_be_reached(suite, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -33,25 +33,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from reports.command import Parser
 from reports.compare.inputs import InputError, is_diagnostic, read_diagnostic, read_runs
 from reports.compare.page import comparison_page
 from reports.compare.runs import compare_runs
 from reports.compare.tables import markdown
 from reports.writing import write_whole
 
-UNUSABLE = 4
-"""Exit status of a usage error, as in the suite itself."""
 CHANGED = 1
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit with status 4."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave."""
-        self.exit(UNUSABLE, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

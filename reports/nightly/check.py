@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from reports.command import Parser
 from reports.evidence_file import read_evidence
 
 
@@ -41,7 +42,7 @@ def faults(output: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reports.nightly.check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

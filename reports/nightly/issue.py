@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reports.command import Parser
+
 TITLE = "Claims changed between two nights"
 LABEL = "nightly-change"
 LONGEST = 60_000
@@ -57,7 +59,7 @@ def report(text: str, gh: Gh = run_gh) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reports.nightly.issue",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

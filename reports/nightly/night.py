@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reports.command import Parser
 from reports.compare import __main__ as compare
 from reports.evidence_file import read_evidence
 from reports.nightly.index_page import Entry, index_page, summary
@@ -108,7 +109,7 @@ def _entry(key: Key, record: dict[str, Any], status: str, target: Path, site: Pa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = compare.Parser(
+    parser = Parser(
         prog="python -m reports.nightly.night",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 
+from reports.command import Parser
+
 DEFAULT_MODELS = (
     "qwen0.5b+qwen1.5b",
     "qwen3b",
@@ -64,7 +66,7 @@ def _job(group: str, torch: str) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; empty values stand for the defaults, as an empty input of a workflow does."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reports.nightly.plan",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
