@@ -23,6 +23,7 @@ unit: $(READY)
 lint: $(READY)
 	$(RUN) ruff check --no-cache .
 	$(RUN) ruff format --no-cache --check .
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 types: $(READY)
 	$(RUN) mypy

@@ -8,6 +8,7 @@ nothing and fails where they are not what the evidence says.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from reports.evidence_file import read_evidence
 from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, verdict_of
 
 ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ("reduction_by_family.png", "perplexity_by_strategy.png", "kurtosis_by_block.png")
+"""Figures of the first model that README and documents show."""
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -123,6 +126,8 @@ def main() -> None:
             raise SystemExit(f"{path.name} is not what the evidence says; run python -m reports.results_table")
         if not arguments.check:
             path.write_text(text, encoding="utf-8")
+    for name in FIGURES if not arguments.check else ():
+        shutil.copyfile(arguments.outputs[0] / "figures" / name, ROOT / "docs" / "images" / name)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import awq_core.architectures.fold_check
+import awq_core.measure.fold_check
 import awq_core.quantization.quantizers
 import awq_core.quantization.scales
 from awq_core.judging.evidence import Evidence, Verdict
@@ -167,7 +167,7 @@ def while_folded(
     undo: Callable[[Any], None] = lambda mlp: None,
 ) -> None:
     """Something is added to the first MLP for as long as the model is folded."""
-    real = awq_core.architectures.fold_check.exchanged
+    real = awq_core.measure.fold_check.exchanged
 
     @contextmanager
     def more(model: Any, parameters: Any) -> Iterator[None]:
@@ -178,7 +178,7 @@ def while_folded(
             undo(mlp)
             delattr(mlp, name)
 
-    monkeypatch.setattr(awq_core.architectures.fold_check, "exchanged", more)
+    monkeypatch.setattr(awq_core.measure.fold_check, "exchanged", more)
 
 
 @breaks("mechanism.no-overhead", "folding adds a module")

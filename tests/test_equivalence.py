@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-import awq_core.architectures.fold_check
 import awq_core.architectures.folding
+import awq_core.measure.fold_check
 from awq_core.architectures.block_stream import Blocks
-from awq_core.architectures.fold_check import FoldingCheck, check_folding, folded_by_powers_of_two
+from awq_core.measure.fold_check import FoldingCheck, check_folding, folded_by_powers_of_two
 from tests.structured_model import LLAMA, structured_model, tokens
 from tests.tiny_architectures import CASES, Case, tiny, token_ids
 
@@ -117,7 +117,7 @@ def test_a_fold_that_forgets_to_divide_is_noticed(
 
 def with_more(add: Any) -> Any:
     """`exchanged`, with something added to the model for as long."""
-    real = awq_core.architectures.fold_check.exchanged
+    real = awq_core.measure.fold_check.exchanged
 
     @contextmanager
     def more(model: Any, parameters: Any) -> Iterator[None]:
@@ -159,7 +159,7 @@ def test_whatever_is_added_is_counted(
 ) -> None:
     """A linear wrapped in a sequence: it and its parameter move, and the sequence stands where it was."""
     model = case()
-    monkeypatch.setattr(awq_core.architectures.fold_check, "exchanged", with_more(add))
+    monkeypatch.setattr(awq_core.measure.fold_check, "exchanged", with_more(add))
     check = checked(model)
     assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (
         modules,

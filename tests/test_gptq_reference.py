@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import architecture_of
-from awq_core.measure.layers.sources import LinearWeights
+from awq_core.architectures.sources import LinearWeights
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.quantization.codes import CodedWeight
 from awq_core.quantization.gptq import _propagation, gptq_codes

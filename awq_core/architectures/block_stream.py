@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from awq_core.architectures.model import Architecture, blocks_of, linear, linears_of_block, weight_of
-from awq_core.measure.layers.sources import LinearWeights
+from awq_core.architectures.sources import LinearWeights
 from awq_core.quantization.matmul import Products
 
 BATCH_TOKENS = 4096

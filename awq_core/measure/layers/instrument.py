@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from awq_core.architectures.sources import LayerSource, LinearWeights
 from awq_core.measure.checkpoints import NOTHING_KEPT, KeptBlocks
 from awq_core.measure.layers.datasets import Record, channels_dataset, errors_dataset, from_arrays, to_arrays
 from awq_core.measure.layers.errors import LinearErrors, checked, exhaustive_errors, raced_errors
@@ -23,7 +24,6 @@ from awq_core.measure.layers.group_replay import CHOICES, Leaders, candidates, g
 from awq_core.measure.layers.importance import enrichment, importance
 from awq_core.measure.layers.row_errors import rows_looked_at
 from awq_core.measure.layers.site_inputs import BlockSites, SiteInputs
-from awq_core.measure.layers.sources import LayerSource, LinearWeights
 from awq_core.measured import BITS, GROUPS, QUANTIZERS, SPLITS
 from awq_core.quantization.quantizers import QuantizerName
 

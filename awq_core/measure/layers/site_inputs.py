@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from awq_core.architectures.model import Role
+from awq_core.architectures.sources import LayerSource, LinearWeights
 from awq_core.measure.layers.moments import ChannelMoments, MeasurementError
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.measure.layers.sources import LayerSource, LinearWeights
 from awq_core.measured import SPLITS
 
 OUTLIER_SIGMA = 6.0

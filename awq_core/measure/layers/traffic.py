@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from awq_core.architectures.sources import LayerSource, LinearWeights
 from awq_core.measure.checkpoints import NOTHING_KEPT, Arrays, KeptBlocks
 from awq_core.measure.layers.datasets import best_alpha
 from awq_core.measure.layers.errors import alpha_scales
@@ -24,7 +25,6 @@ from awq_core.measure.layers.exponent_race import fittest_exponent
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.layers.row_errors import LinearRows
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.measure.layers.sources import LayerSource, LinearWeights
 from awq_core.measured import JUDGED_BITS, TRAFFIC_KINDS
 from awq_core.quantization.quantizers import QuantizerName
 from awq_core.quantization.scales import linear_scales
