@@ -126,8 +126,10 @@ def main() -> None:
             raise SystemExit(f"{path.name} is not what the evidence says; run python -m reports.results_table")
         if not arguments.check:
             path.write_text(text, encoding="utf-8")
-    for name in FIGURES if not arguments.check else ():
-        shutil.copyfile(arguments.outputs[0] / "figures" / name, ROOT / "docs" / "images" / name)
+    figures = [arguments.outputs[0] / "figures" / name for name in FIGURES]
+    for path in figures if not arguments.check else ():
+        if path.is_file():
+            shutil.copyfile(path, ROOT / "docs" / "images" / path.name)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from awq_core.measure.methods import alpha_race
 from awq_core.measure.methods.alpha_race import (
     CHANCE,
     FEWEST_DEGREES,
@@ -20,7 +21,6 @@ from awq_core.measure.methods.alpha_race import (
     race,
     survivors,
 )
-from awq_core.measure.methods.table import alpha_race
 
 
 class Table:

@@ -10,10 +10,10 @@ import torch
 
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import Architecture, applicable_folds, architecture_of, linear
+from awq_core.measure.methods import alpha_race, scale_search
 from awq_core.measure.methods.alpha_race import LARGEST_REGRET, REGRET
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, FoundScale, search_group
-from awq_core.measure.methods.table import alpha_race, scale_search
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.tokens import sequences, tokenize

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import applicable_folds, linear
+from awq_core.measure.methods import scale_search
 from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.table import scale_search
 from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
 from tests.tiny_architectures import CASES, Case, tiny, token_ids
 

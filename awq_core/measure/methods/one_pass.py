@@ -81,7 +81,7 @@ class MethodPass:
         Args:
             strategies: to be scored.
             windows: held-out token ids `[windows, length]`.
-            progress: called with `(blocks done, blocks)`, counted over all turns.
+            progress: called with `(blocks done, blocks)`, counted over all turns, after each search too.
             bfloat16: multiply in bfloat16 by the head, where only differences to full precision are
                 (`losses.compare`).
 
@@ -158,7 +158,7 @@ class MethodPass:
             self._open.clear()
             with self.blocks.open(block):
                 if searching is not None:
-                    searching.visit(block)
+                    searching.visit(block, partial(progress, block, len(self.blocks)))
                 for index, strategy in enumerate(everything):
                     if strategy == FULL and index:
                         states[index] = states[0]
@@ -228,8 +228,13 @@ class _Searching:
         blocks = self._pass.blocks
         return BlockStream(blocks, blocks.architecture, {text: self._pass.texts[text]}, groups=1)
 
-    def visit(self, block: int) -> None:
-        """Search an opened block with all that has not searched it, and move every calibration's states on."""
+    def visit(self, block: int, searched: Callable[[], None]) -> None:
+        """Search an opened block with all that has not searched it, and move every calibration's states on.
+
+        Args:
+            block: its index.
+            searched: called after each search.
+        """
         for text, stream in self._streams.items():
             stream.begin(block)
             wanted = [s for s, missing in self._missing.items() if s.text == text and block in missing]
@@ -238,12 +243,14 @@ class _Searching:
                 inputs = BlockInputs(stream, block, text, self._pass.arithmetic)
                 for search in wanted:
                     self._search(search, block, inputs)
+                    searched()
                 del inputs
             stream.advance(block)
         for search, stream in self._own.items():
             stream.begin(block)
             if block in self._missing[search]:
                 self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic, calls=False))
+                searched()
             with exchanged(self._pass.blocks.model, self._pass.parameters(search, block)):
                 stream.advance(block)
 
