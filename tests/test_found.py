@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from awq_core.measure.checkpoints import Arrays, KeptBlocks, KeptInMemory
+from awq_core.measure.methods import one_pass
 from awq_core.measure.methods.block_rounding import LayerFindings
 from awq_core.measure.methods.found import Found, from_arrays, to_arrays
 from awq_core.measure.methods.losses import Scores
-from awq_core.measure.methods.table import Strategy, one_pass, strategies
+from awq_core.measure.methods.table import Strategy, strategies
 from awq_core.quantization.codes import CodedWeight
 from fixtures.cache.checkpoints import BlocksOnDisk
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, tokens

@@ -11,18 +11,10 @@ import torch
 
 from awq_core.architectures import block_stream
 from awq_core.measure.layers.moments import MeasurementError
+from awq_core.measure.methods import losses, one_pass
 from awq_core.measure.methods.losses import Scores
 from awq_core.measure.methods.one_pass import MethodPass
-from awq_core.measure.methods.table import (
-    FULL,
-    METHODS,
-    RANDOM_CHOICES,
-    RTN_AT_TWO_BITS,
-    Strategy,
-    losses,
-    one_pass,
-    strategies,
-)
+from awq_core.measure.methods.table import FULL, METHODS, RANDOM_CHOICES, RTN_AT_TWO_BITS, Strategy, strategies
 from fixtures.measuring.model import calibration_texts
 from tests.reference_methods import ReferenceMethods, scores
 from tests.structured_model import LLAMA, SHAPE, layer_findings, method_pass, structured_model, tokens
