@@ -90,25 +90,29 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("awq_core.architectures.folding._multiply_columns", divide)
 
 
+LAYERS = "awq_core.measure.layers"
+
+
 @breaks("mechanism.direction", "scales and their inverse are exchanged")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
     real = awq_core.quantization.scales.linear_scales
-    for module in ("linear_errors", "mechanism"):
-        monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(size, -alphas))
+    for module in ("errors", "mechanism"):
+        monkeypatch.setattr(f"{LAYERS}.{module}.linear_scales", lambda size, alphas: real(size, -alphas))
 
 
 @breaks("mechanism.direction", "small channels are taken for the large ones")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
     real = awq_core.quantization.scales.linear_scales
-    for module in ("linear_errors", "mechanism"):
-        monkeypatch.setattr(f"awq_core.{module}.linear_scales", lambda size, alphas: real(1 / size, alphas))
+    for module in ("errors", "mechanism"):
+        monkeypatch.setattr(f"{LAYERS}.{module}.linear_scales", lambda size, alphas: real(1 / size, alphas))
 
 
 @breaks("mechanism.direction", "no scale is applied at all")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("linear_errors", "mechanism"):
+    for module in ("errors", "mechanism"):
         monkeypatch.setattr(
-            f"awq_core.{module}.linear_scales", lambda size, alphas: size.new_ones(len(alphas), len(size))
+            f"{LAYERS}.{module}.linear_scales",
+            lambda size, alphas: size.new_ones(len(alphas), len(size)),
         )
 
 

@@ -222,7 +222,7 @@ def test_the_times_are_reported_and_not_judged() -> None:
     assert isinstance(got, Reported)
     assert got.value == 1.5
     assert got.details["operations of GPTQ"] == 70
-    assert str(got.details["what is counted"]).startswith("4 bits, all blocks;")
+    assert str(got.details["what is counted"]).startswith("4 bits, all blocks, second moments included;")
     assert verdict("gptq.slower", measured) is Verdict.REPORTED
     without = Measured(**{**vars(measured), "losses": None})
     assert verdict("gptq.slower", without) is Verdict.NOT_APPLICABLE

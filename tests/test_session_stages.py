@@ -19,6 +19,7 @@ from fixtures.errors import UserError
 from fixtures.measuring.losses_by_look import LossesByLook
 from fixtures.measuring.model import ModelMeasurement
 from fixtures.measuring.stages import EVERY, check_option, stages_to_measure
+from reports.evidence_file import SCHEMA_VERSION
 from tests.suite_sessions import EVERY_CLAIM, SHAPE, assert_no_traceback, everything
 from tests.synthetic_measured import synthetic_measured
 from tests.tiny_models import write_model
@@ -270,9 +271,15 @@ def test_workers_of_xdist_measure_what_is_needed(suite, tmp_path, monkeypatch):
     assert (suite.output / "tiny" / "diagnostic.json").is_file()
 
 
-def test_a_run_without_all_stages_is_not_registered(tmp_path, monkeypatch):
-    record = {"complete": True, "model": {"name": "tiny", "stages": ["layers", "twins"]}, "claims": []}
+def test_a_run_without_all_stages_is_not_registered(tmp_path, monkeypatch, capsys):
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "complete": True,
+        "model": {"name": "tiny", "stages": ["layers", "twins"]},
+        "claims": [],
+    }
     (tmp_path / "evidence.json").write_text(json.dumps(record))
     monkeypatch.setattr("sys.argv", ["register", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"evidence\.json lacks other traffic, losses; run all claims, all stages"):
+    with pytest.raises(SystemExit, match="4"):
         register.main()
+    assert "evidence.json lacks other traffic, losses; run all claims, all stages" in capsys.readouterr().err
