@@ -137,7 +137,7 @@ def _with_clipping(beside: str, clipped: float, share: float) -> str:
         case Verdict.REFUTED:
             return f"{sentence}: AWQ with clipping is not worth it on this model."
         case Verdict.INCONCLUSIVE:
-            return f"{sentence}: whether that is worth it cannot be told from this much text either."
+            return f"{sentence}: whether that is worth it cannot be told from this much text."
     return f"{sentence}."
 
 

@@ -192,7 +192,7 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     [
         ("supported", "AWQ with clipping is worth it on this model."),
         ("refuted", "AWQ with clipping is not worth it on this model."),
-        ("inconclusive", "whether that is worth it cannot be told from this much text either."),
+        ("inconclusive", "whether that is worth it cannot be told from this much text."),
     ],
 )
 def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):

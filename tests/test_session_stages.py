@@ -272,12 +272,8 @@ def test_workers_of_xdist_measure_what_is_needed(suite, tmp_path, monkeypatch):
 
 
 def test_a_run_without_all_stages_is_not_registered(tmp_path, monkeypatch, capsys):
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "complete": True,
-        "model": {"name": "tiny", "stages": ["layers", "twins"]},
-        "claims": [],
-    }
+    model = {"name": "tiny", "stages": ["layers", "twins"]}
+    record = {"schema_version": SCHEMA_VERSION, "complete": True, "model": model, "claims": []}
     (tmp_path / "evidence.json").write_text(json.dumps(record))
     monkeypatch.setattr("sys.argv", ["register", str(tmp_path)])
     with pytest.raises(SystemExit, match="4"):
