@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from claims.support.judge import judge as judge_claim
 from claims.support.judge import not_measured
 from claims.support.outcome import ChangedVerdictWarning, failure_message
 from claims.support.published import PublishedError, published_for, read_published
-from claims.support.undecided import Undecided, claims_about_models
+from claims.support.undecided import claims_about_models, still_wanted
 from fixtures.measuring.stages import Stage
 from fixtures.plugin import NO_PAIR, SESSION
 
@@ -49,7 +50,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         (item.get_closest_marker("claim").args[0], item.callspec.params["setting"])  # type: ignore[attr-defined, union-attr]
         for item in selected
     )
-    session.config.stash[SESSION].wanted = Undecided(asked)
+    session.config.stash[SESSION].wanted = partial(still_wanted, asked)
 
 
 @pytest.hookimpl

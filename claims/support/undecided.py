@@ -32,38 +32,21 @@ def claims_about_models(asked: Iterable[Asked]) -> list[Asked]:
     return list(dict.fromkeys(found))
 
 
-class Undecided:
-    """What a run's claims still need to be decided; one that is decided is asked no more.
+def still_wanted(asked: Iterable[Asked], measured: Measured) -> dict[str, int]:
+    """The strategies that are needed to judge the claims further, each with the look (from 0) at which.
 
-    A verdict rests on the windows of the looks up to it, which no later score changes.
+    A claim needs what it reads at the first look at which it has not been decided; a claim that is decided, that
+    lacks its precondition, or that is at its last look needs nothing more.
 
     Args:
-        asked: claims about the models.
+        asked: claims about the model.
+        measured: its measurements so far, losses among them.
     """
-
-    def __init__(self, asked: Iterable[Asked]) -> None:
-        self._asked = list(asked)
-        self._decided: set[tuple[str, str, Setting]] = set()
-
-    def __call__(self, measured: Measured) -> dict[str, int]:
-        """Strategies that are needed to judge the claims further, each with the look (from 0) at which.
-
-        A claim needs what it reads at the first look at which it has not been decided; a claim that is decided, that
-        lacks its precondition, or that is at its last look needs nothing more.
-
-        Args:
-            measured: a model's measurements so far, losses among them.
-        """
-        wanted: dict[str, int] = {}
-        for claim, setting in self._asked:
-            key = measured.name, claim.id, setting
-            if key in self._decided:
-                continue
-            try:
-                judge(claim, measured, setting, beside=False)
-            except NotScoredError as lack:
-                for strategy in lack.strategies:
-                    wanted[strategy] = max(lack.look, wanted.get(strategy, 0))
-            else:
-                self._decided.add(key)
-        return wanted
+    wanted: dict[str, int] = {}
+    for claim, setting in asked:
+        try:
+            judge(claim, measured, setting, beside=False)
+        except NotScoredError as lack:
+            for strategy in lack.strategies:
+                wanted[strategy] = max(lack.look, wanted.get(strategy, 0))
+    return wanted
