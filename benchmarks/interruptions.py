@@ -163,7 +163,7 @@ def _compared(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: the exit status is 1 where something differs, 2 where a run could not be made."""
+    """Command line: the exit status is 1 where something differs, 4 where a run could not be made."""
     parser = Parser(prog="python -m benchmarks.interruptions", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="alias, hub id or folder")
     parser.add_argument("--kills", type=int, default=10, help="how many; default: 10")
@@ -180,8 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(line, flush=True)
                 status = 1 if line.startswith("DIFFERENT") else status
         except RuntimeError as problem:
-            sys.stderr.write(f"{problem}\n")
-            return 2
+            parser.error(str(problem))
     return status
 
 

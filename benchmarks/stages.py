@@ -1,4 +1,4 @@
-"""Measuring one model as `fixtures.measuring` does, stage by stage, every stage timed and its products counted."""
+"""Measuring one model as `fixtures/measuring/` does, stage by stage, every stage timed and its products counted."""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ def read_evidence(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give a folder that a run has written") from None
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not an evidence file: it is no text") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not an evidence file: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

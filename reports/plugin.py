@@ -79,8 +79,13 @@ class Reporter:
         Raises:
             UsageError: if they cannot.
         """
-        if any(item.get_closest_marker("claim") for item in session.items) and (what := obstacle(self.folder(""))):
-            raise pytest.UsageError(f"--output {self.config.getoption('--output')!r}: {what}; give another folder")
+        if self.config.getoption("--collect-only"):
+            return
+        markers = (item.get_closest_marker("claims_model") for item in session.items)
+        for name in dict.fromkeys(name for marker in markers if marker is not None for name in marker.args):
+            if what := obstacle(self.folder(name)):
+                given = self.config.getoption("--output", DEFAULT_OUTPUT)
+                raise pytest.UsageError(f"--output {given!r}: {what}; give another folder")
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

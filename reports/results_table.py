@@ -9,6 +9,7 @@ nothing and fails where they are not what the evidence says.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,10 @@ def _document(records: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line: output folders of models."""
-    parser = Parser(prog="python -m reports.results_table", description="Write the results tables from evidence files.")
+    parser = Parser(
+        prog="python -m reports.results_table",
+        description="Write the results tables from evidence files, and copy the first model's figures to docs.",
+    )
     parser.add_argument("outputs", nargs="+", type=Path, help="folders that hold evidence.json")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a table is out of date")
     arguments = parser.parse_args()
@@ -127,9 +131,11 @@ def main() -> None:
         if not arguments.check:
             path.write_text(text, encoding="utf-8")
     figures = [arguments.outputs[0] / "figures" / name for name in FIGURES]
-    for path in figures if not arguments.check else ():
-        if path.is_file():
+    if not arguments.check and all(path.is_file() for path in figures):
+        for path in figures:
             shutil.copyfile(path, ROOT / "docs" / "images" / path.name)
+    elif not arguments.check:
+        print(f"{figures[0].parent} lacks figures: those of the documents stay as they are", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from pathlib import Path
 
 def obstacle(folder: Path) -> str:
     """What keeps a folder from being made and written; empty for nothing."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        return f"{there} is a file"
-    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            return f"{there} is a file"
+        return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
+    except OSError as problem:
+        return f"{folder} cannot be reached ({problem.strerror})"
 
 
 def write_whole(path: Path, content: bytes) -> None:

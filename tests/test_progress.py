@@ -63,6 +63,19 @@ def test_blocks_of_an_earlier_run_do_not_promise_a_quick_end(clock):
     assert last == "measuring tiny: layers, 22 of 24 blocks, about 2 minutes left"
 
 
+def test_a_step_that_is_told_again_and_again_counts_once(clock):
+    stream = io.StringIO()
+    with MeasurementProgress(stream).stage("tiny: losses", "blocks") as step:
+        for done in range(1, 25):
+            for _ in range(20):
+                clock.now += 0.6
+                step(done - 1, 24)
+            step(done, 24)
+    lines = stream.getvalue().splitlines()
+    assert "measuring tiny: losses, 10 of 24 blocks, about 3 minutes left" in lines
+    assert all("left" in line for line in lines[3:-1])
+
+
 def test_a_short_stage_says_its_time_alone(clock):
     stream = io.StringIO()
     run(MeasurementProgress(stream), clock, [2.0] * 6)

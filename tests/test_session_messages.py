@@ -149,12 +149,13 @@ def test_a_device_or_dtype_that_is_none(suite):
     assert_one_clear_line(suite.run("--dtype=int4"), suite, "'int4'", "bfloat16")
 
 
-def test_a_seed_that_is_none(suite):
-    assert_one_clear_line(suite.run("--seed=-1"), suite, "--seed -1 is negative")
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_is_none(suite, seed):
+    assert_one_clear_line(suite.run(f"--seed={seed}"), suite, f"--seed {seed} is no seed")
 
 
 def test_an_option_without_a_file(suite):
-    assert_one_clear_line(suite.run("--heldout-text="), suite, "--heldout-text is empty; give a file")
+    assert_one_clear_line(suite.run("--heldout-text="), suite, "--heldout-text is empty; give a path")
 
 
 def test_an_output_that_cannot_be_written_is_said_before_anything_is_measured(suite):

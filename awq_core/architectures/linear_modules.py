@@ -24,7 +24,7 @@ def linear(model: nn.Module, name: str) -> Any:
 
     Raises:
         UnknownArchitectureError: if there is none: an adapter, an already quantized layer, or experts that have not
-            been separated (`awq_core.experts.separate_experts`).
+            been separated (`awq_core.architectures.experts.separate_experts`).
     """
     try:
         module: nn.Module = model.get_submodule(name)

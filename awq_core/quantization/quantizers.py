@@ -162,7 +162,7 @@ def rounding_differences(weight: Tensor, scales: Tensor, quantizer: QuantizerNam
 
 
 def _grouped(scaled: Tensor, bits: int, group_size: int) -> Tensor:
-    """`Q(V) - V` under `quantizer.quantize_groups`; its input is overwritten."""
+    """`Q(V) - V` under `quantize_groups`; its input is overwritten."""
     top = 2**bits - 1
     groups = scaled.unflatten(0, (-1, group_size))  # (groups, g, A, rows)
     low, high = groups.amin(dim=1, keepdim=True), groups.amax(dim=1, keepdim=True)
@@ -175,7 +175,7 @@ def _grouped(scaled: Tensor, bits: int, group_size: int) -> Tensor:
 
 
 def _by_row(scaled: Tensor, bits: int) -> Tensor:
-    """`Q(V) - V` under `quantizer.quantize_rows`; its input is overwritten."""
+    """`Q(V) - V` under `quantize_rows`; its input is overwritten."""
     half = 2 ** (bits - 1)
     steps = torch.maximum(scaled.amax(dim=0), scaled.amin(dim=0).neg_()).div_(half)  # (A, rows)
     steps = torch.where(steps > 0, steps, torch.ones_like(steps))

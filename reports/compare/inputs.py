@@ -95,10 +95,6 @@ def read_run(letter: str, path: Path, *, partial: bool = False) -> Run:
     file = _file(path, EVIDENCE)
     try:
         record = read_evidence(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not an evidence file: it is no text") from None
     except ValueError as error:
         raise InputError(_one_line(str(error))) from None
     if problem := _problem(record):

@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("output", type=Path, help="the folder that --output named")
-    found = faults(parser.parse_args(arguments).output)
+    try:
+        found = faults(parser.parse_args(arguments).output)
+    except ValueError as problem:
+        parser.error(str(problem))
     for fault in found:
         print(fault)
     return 1 if found else 0
