@@ -12,6 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 CHECKER = Path(sys.executable).parent / "check-jsonschema"
 TEMPLATES = ROOT / ".github" / "ISSUE_TEMPLATE"
+ROOMS = ("awq_core", "fixtures", "claims", "reports")
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -51,6 +52,16 @@ def test_the_hooks_are_the_projects_own_and_fetch_nothing():
     for hook in repository["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_the_guide_names_every_room():
+    table = GUIDE.split("## Where things are")[1].split("\n## ")[0]
+    named = {room for row in re.findall(r"^\| (`.+?) \|", table, re.M) for room in re.findall(r"`([^`]+)/`", row)}
+    packages = {
+        path.parent.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert packages - {"awq_core/measure"} <= named
+    assert [room for room in named if not (ROOT / room).is_dir()] == []
 
 
 def test_every_file_that_the_guide_names_is_there():
