@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from awq_core.judging.evidence import Verdict
-from awq_core.judging.metrics import mean_loss
+from awq_core.judging.metrics import mean_loss, window_values
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import deployed_group_size
 from reports.verdict_words import Claim
@@ -17,6 +17,7 @@ WORTH_HAVING = 0.005
 """Nats: the registered threshold of `payoff.perplexity`, in words here and judged by the claim."""
 WORTH_RECOVERING = 0.01
 """Nats: what round-to-nearest must cost before recovering it is a question (design: "Verdicts")."""
+CLIPPED = ("awq-block-4", "awq-block-clip-4")
 DEPLOYED = "At 4 bits, groups of 128"
 
 
@@ -60,8 +61,11 @@ def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) 
         return replace(unscaled_only, sentence=unscaled_only.sentence + _beyond_guessing(measured, full))
     (awq,) = scaled
     lost, won = rtn - full, rtn - awq
-    found = mean_losses(measured, ["awq-block-clip-4"])
-    clipped = found[0] if found else None
+    clipped = None
+    if measured is not None and mean_losses(measured, CLIPPED):
+        # Against the scales alone, on the windows that both were scored on: full precision may have more.
+        scales, both = window_values(measured, CLIPPED)
+        clipped = awq + float((both - scales).mean())
     # llm-awq both scales and clips. The claim judges the scales; what clipping adds stands beside its verdict.
     what, who = ("AWQ", "AWQ") if clipped is None else ("AWQ's scales", "AWQ without clipping")
     sentence = (
@@ -72,7 +76,7 @@ def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) 
     )
     beside = "" if decisive is None else str(decisive["details"].get("with clipping", ""))
     if clipped is not None and lost > 0 and beside:
-        sentence += f" {_with_clipping(beside, clipped, (rtn - clipped) / lost)}"
+        sentence += f" {_with_clipping(beside, clipped, (rtn - clipped) / lost, _windows(measured, CLIPPED))}"
     return Answer(
         sentence + _beyond_guessing(measured, full),
         _perplexity(full),
@@ -127,10 +131,12 @@ def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None, wi
     return Answer(sentence, _perplexity(full), _perplexity(rtn))
 
 
-def _with_clipping(beside: str, clipped: float, share: float) -> str:
+def _with_clipping(beside: str, clipped: float, share: float, windows: str) -> str:
     """What llm-awq's clip search adds, with the reading `estimate [interval], verdict` beside the claim's own."""
     change = f"{share:.0%} of RTN's loss won back" if share >= 0 else f"a further {-share:.0%} lost"
-    sentence = f"With llm-awq's clip search as well it is {perplexity_text(clipped)}, {change}"
+    sentence = (
+        f"With llm-awq's clip search as well{windows and f'{windows},'} it is {perplexity_text(clipped)}, {change}"
+    )
     match beside.rpartition(", ")[2]:
         case Verdict.SUPPORTED:
             return f"{sentence}: AWQ with clipping is worth it on this model."

@@ -209,6 +209,22 @@ def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
     assert (got.clipped, got.won_with_clipping) == (pytest.approx(np.exp(clipped)), pytest.approx(share))
 
 
+def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
+    """Whatever the windows' difficulty, and however much better the scales are elsewhere."""
+    measured = synthetic_measured()
+    loss = measured.losses["window_loss"]
+    half = loss.sizes["window"] // 2
+    loss.loc[{"strategy": "awq-block-4", "window": slice(half, None)}] -= 0.01
+    loss.loc[{"strategy": "awq-block-clip-4"}] = loss.sel(strategy="awq-block-4") + 0.002
+    loss.loc[{"strategy": "awq-block-clip-4", "window": slice(half, None)}] = np.nan
+    measured = replace(measured, losses=measured.losses.assign_attrs(looks='{"count": 2}'))
+    got = answer(
+        measured.name, measured, [decisive(Verdict.SUPPORTED) | {"details": {"with clipping": "1 [0, 2], refuted"}}]
+    )
+    assert got.clipped == pytest.approx(got.awq * np.exp(0.002))
+    assert f"clip search as well, on {half} of {loss.sizes['window']} windows, it is" in got.sentence
+
+
 def test_the_answer_without_a_clip_search_speaks_of_awq():
     measured = synthetic_measured()
     assert measured.losses is not None
