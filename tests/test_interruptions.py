@@ -71,7 +71,8 @@ def test_a_killed_run_ends_with_the_evidence_of_one_that_was_not(runs):
 
 
 def test_a_run_that_cannot_be_made_says_why(capsys):
-    assert main(["no-such-model", "--kills", "1"]) == 2
+    with pytest.raises(SystemExit, match="4"):
+        main(["no-such-model", "--kills", "1"])
     assert "a run ended with exit status 4:" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["embedded-tiny", "--kills", "0"])
