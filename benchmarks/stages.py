@@ -26,7 +26,7 @@ from benchmarks.probes import Part, Probes
 from fixtures.measuring.model import ModelMeasurement, calibration_texts
 
 RUNS = ("layers", "traffic", "methods")
-"""What `fixtures.measuring.model` runs on a model; its untrained twins go through the first two once more."""
+"""Runs that `fixtures.measuring.model` makes of a model; its untrained twins go through the first two once more."""
 
 FORWARD, HEAD, REST = "block forward", "head and losses", "rest"
 

@@ -134,9 +134,8 @@ def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None, wi
 def _with_clipping(beside: str, clipped: float, share: float, windows: str) -> str:
     """What llm-awq's clip search adds, with the reading `estimate [interval], verdict` beside the claim's own."""
     change = f"{share:.0%} of RTN's loss won back" if share >= 0 else f"a further {-share:.0%} lost"
-    sentence = (
-        f"With llm-awq's clip search as well{windows and f'{windows},'} it is {perplexity_text(clipped)}, {change}"
-    )
+    aside = f"{windows}," if windows else ""
+    sentence = f"With llm-awq's clip search as well{aside} it is {perplexity_text(clipped)}, {change}"
     match beside.rpartition(", ")[2]:
         case Verdict.SUPPORTED:
             return f"{sentence}: AWQ with clipping is worth it on this model."

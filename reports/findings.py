@@ -184,7 +184,7 @@ def main() -> None:
     try:
         records = [read_evidence(output / "evidence.json") for output in arguments.outputs]
         text = document(records, read_explanations(EXPLANATIONS), f"python -m reports.findings {names}")
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:
         parser.error(str(problem))
     if not arguments.check:
         DOCUMENT.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def obstacle(folder: Path) -> str:
-    """What keeps a folder from being made and written; empty for nothing."""
+    """Say what keeps a folder from being made and written; nothing is an empty text."""
     try:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not there.is_dir():

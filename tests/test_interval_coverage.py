@@ -183,7 +183,7 @@ def test_the_suite_s_own_number_of_resamples_settles_the_interval() -> None:
 
 @pytest.mark.parametrize("blocks", [4, 6])
 def test_the_difference_to_untrained_twins_is_covered(blocks: int) -> None:
-    """As `claims.support.against_twin.minus_twin`: blocks in pairs, and the variance between three twins' seeds."""
+    """Hold pairs of blocks, and the variance between three twins' seeds, as `against_twin.minus_twin` does."""
     rng = np.random.default_rng(blocks)
     held = 0
     for seed in range(DATASETS):

@@ -1,1 +1,1 @@
-"""What claims are made of: the decorator, shared readings, judging, registered deviations."""
+"""Parts that claims are made of: the decorator, shared readings, judging, registered deviations."""
