@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from awq_core.judging.evidence import Verdict
-from awq_core.judging.metrics import mean_loss, window_values
+from awq_core.judging.metrics import window_values
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import deployed_group_size
 from reports.verdict_words import Claim
@@ -17,6 +17,7 @@ WORTH_HAVING = 0.005
 """Nats: the registered threshold of `payoff.perplexity`, in words here and judged by the claim."""
 WORTH_RECOVERING = 0.01
 """Nats: what round-to-nearest must cost before recovering it is a question (design: "Verdicts")."""
+COMPARED = ("full", "rtn-4", "awq-block-4")
 CLIPPED = ("awq-block-4", "awq-block-clip-4")
 DEPLOYED = "At 4 bits, groups of 128"
 
@@ -53,13 +54,13 @@ def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) 
             f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open."
         )
     full, rtn = unscaled
-    scaled = mean_losses(measured, ["awq-block-4"])
+    scaled = mean_losses(measured, COMPARED)
     if scaled is None:
         unscaled_only = _without_awq(
             f"{_deployed(measured)}, {name}", full, rtn, decisive, _windows(measured, ("full", "rtn-4"))
         )
         return replace(unscaled_only, sentence=unscaled_only.sentence + _beyond_guessing(measured, full))
-    (awq,) = scaled
+    full, rtn, awq = scaled
     lost, won = rtn - full, rtn - awq
     clipped = None
     if measured is not None and mean_losses(measured, CLIPPED):
@@ -71,7 +72,7 @@ def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) 
     sentence = (
         f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, "
         f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with {what}"
-        f"{_windows(measured, ('full', 'rtn-4', 'awq-block-4'))}: "
+        f"{_windows(measured, COMPARED)}: "
         f"{_recovered(lost, won)}. {_worth(decisive, lost, who)}"
     )
     beside = "" if decisive is None else str(decisive["details"].get("with clipping", ""))
@@ -156,14 +157,14 @@ def _deployed(measured: Measured | None) -> str:
 
 
 def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[float] | None:
-    """The mean window loss of each strategy in nats, or None where one of them was not measured."""
+    """Mean losses in nats on the windows that all strategies were scored on, or None where one was not measured."""
     if measured is None or measured.losses is None:
         return None
     known = set(measured.losses["strategy"].values.tolist())
     wanted = list(strategies)
     if not known.issuperset(wanted):
         return None
-    return [mean_loss(measured, name) for name in wanted]
+    return [float(values.mean()) for values in window_values(measured, wanted)]
 
 
 def perplexity_text(loss: float) -> str:

@@ -1,6 +1,7 @@
 """The figures: drawn without a warning, not blank, and titled with what the data say."""
 
 import io
+import json
 import re
 
 import matplotlib as mpl
@@ -191,6 +192,19 @@ def test_the_perplexity_figure_states_what_awq_wins_back():
             "at 3 bits AWQ loses 25% more than RTN's 0.2 nats (25% won back with clipping)"
         )
         assert perplexity_by_strategy(synthetic_measured(with_losses=False)) is None
+
+
+def test_the_perplexity_figure_compares_methods_on_the_windows_of_both():
+    measured = synthetic_measured()
+    loss = measured.losses["window_loss"]
+    first = np.arange(loss.sizes["window"]) < loss.sizes["window"] // 2
+    # RTN loses 0.04 nats where AWQ was scored, and ten times as much where it was not.
+    for strategy, gap in {"rtn-4": np.where(first, 0.04, 0.4), "awq-block-4": 0.03}.items():
+        loss.loc[{"strategy": strategy}] = loss.sel(strategy="full") + gap
+    loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="awq-block-4").where(first)
+    measured.losses.attrs["looks"] = json.dumps({"count": 2})
+    with style():
+        assert "At 4 bits AWQ wins back 25% of the 0.04 nats" in perplexity_by_strategy(measured).finding
 
 
 def test_families_have_distinct_colours_and_unknown_ones_keep_theirs():

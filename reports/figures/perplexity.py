@@ -64,6 +64,7 @@ def perplexity_by_strategy(measured: Measured) -> Drawing | None:
         f"({perplexity_text(full)}). Bars: 95% intervals of the loss beyond full precision"
         f"{f' over {looks} looks' if looks > 1 else ''}, paired by window, so the text's own difficulty drops out. "
         "Hollow marks need something at run time that an ordinary checkpoint does not have."
+        f"{' Upright strokes: RTN on the same windows, where a method was scored on fewer.' if looks > 1 else ''}"
     )
     rows = max(len(methods) for methods in panels.values())
     height = BELOW + ABOVE + 0.3 * rows
@@ -88,7 +89,7 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
     for row, method in enumerate(methods):
         _, colour, marker = METHODS.get(method, (method, MUTED, "h"))
         names = _strategies_of(measured, method, bits)
-        gaps = np.mean([readings.window_differences(measured, name) for name in names], axis=0)
+        gaps = _gaps(measured, names)
         middle, half = float(gaps.mean()), _half_width(gaps, count_of(measured.losses))
         low, value, high = np.exp([full + middle - half, full + middle, full + middle + half])
         axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.55, solid_capstyle="butt")
@@ -96,6 +97,9 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
         edge, face = (colour, "white") if hollow else ("white", colour)
         axes.plot(value, row, marker, color=face, ms=7 if hollow else 8, mec=edge, mew=1.4 if hollow else 0.9)
         axes.text(1.01, row, perplexity_text(full + middle), transform=beside, va="center", size=9, color=INK)
+        if "rtn" in methods and len(gaps) < len(_gaps(measured, [f"rtn-{bits}"])):
+            on_the_same = np.exp(full + _gaps(measured, [f"rtn-{bits}"], on_windows_of=names).mean())
+            axes.plot(on_the_same, row, "|", color=RTN, ms=13, mew=1.6)
     axes.axvline(np.exp(full), color=INK, lw=1.2, ls=(0, (4, 2)))
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_yticks(range(len(methods)), [METHODS.get(m, (m,))[0] for m in methods] if named else [""] * len(methods))
@@ -107,6 +111,22 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
     axes.grid(axis="x")
     axes.set_xlabel("perplexity")
     axes.set_title(f"{bits} bits")
+
+
+def _gaps(measured: Measured, names: list[str], on_windows_of: list[str] | None = None) -> Array:
+    """Mean over strategies of the losses beyond full precision, `[windows]`, on the windows that all were scored on."""
+    losses = readings.window_values(measured, ["full", *names, *(on_windows_of or [])])
+    gaps: Array = np.mean(losses[1 : 1 + len(names)], axis=0) - losses[0]
+    return gaps
+
+
+def _beside_rtn(measured: Measured, strategy: str, bits: int) -> tuple[float, float]:
+    """Mean loss beyond full precision of RTN and of a strategy, nats per token, on the windows of both."""
+    rtn = f"rtn-{bits}"
+    return (
+        float(_gaps(measured, [rtn], on_windows_of=[strategy]).mean()),
+        float(_gaps(measured, [strategy], on_windows_of=[rtn]).mean()),
+    )
 
 
 def _strategies_of(measured: Measured, method: str, bits: int) -> list[str]:
@@ -136,12 +156,12 @@ def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
     for bits, methods in panels.items():
         if "rtn" not in methods:
             continue
-        rtn = float(readings.window_differences(measured, f"rtn-{bits}").mean())
+        rtn = float(_gaps(measured, [f"rtn-{bits}"]).mean())
         if "awq-block" not in methods:
             cost = f"{rtn:.2g} nats" if rtn > 0 else "nothing"
             parts.append(f"at {bits} bits RTN costs {cost}, and AWQ was not scored")
             continue
-        awq = float(readings.window_differences(measured, f"awq-block-{bits}").mean())
+        rtn, awq = _beside_rtn(measured, f"awq-block-{bits}", bits)
         if rtn <= 0:
             parts.append(f"at {bits} bits RTN costs nothing")
             continue
@@ -150,7 +170,7 @@ def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
         else:
             part = f"at {bits} bits AWQ loses {percent((awq - rtn) / rtn)} more than RTN's {rtn:.2g} nats"
         if "awq-block-clip" in methods:
-            clipped = float(readings.window_differences(measured, f"awq-block-clip-{bits}").mean())
+            rtn, clipped = _beside_rtn(measured, f"awq-block-clip-{bits}", bits)
             part += f" ({percent((rtn - clipped) / rtn)} won back with clipping)".replace("-", "−")
         parts.append(part)
     text = "; ".join(parts) or "Perplexity by strategy"
