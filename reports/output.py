@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from awq_core.measured import Measured
+import numpy as np
+import pytest
+
+from awq_core.measured import SPLITS, Measured
 from reports.answer import answer
 from reports.diagnostic_file import write_diagnostic
 from reports.evidence_file import write_evidence
 from reports.figures import Drawing, draw_all
 from reports.gathered import Gathered
-from reports.html.report import ModelReport
-from reports.published import Published, section
-from reports.tokens_file import write_tokens
+from reports.html.report import Report
+from reports.html.run import Repeat, phases
+from reports.published import Published
 from reports.writing import write_whole
 
 
 def write_model(
     folder: Path,
     name: str,
-    report: ModelReport,
     gathered: Gathered,
+    tests: Iterable[pytest.TestReport],
+    config: pytest.Config,
     all_measured: Sequence[Measured],
     *,
+    session: Sequence[str],
+    started: float,
     complete: bool,
     published: Sequence[Published] = (),
 ) -> None:
     """Write one model's evidence, diagnostic record, tokens, figures and report.
+
+    Args:
+        folder: where to; made if it is not there.
+        name: the model's.
+        gathered: what was judged, on every model of the session.
+        tests: the model's test reports.
+        config: the session's, for the commands that repeat it.
+        all_measured: every model's measurements, as far as they finished.
+        session: the names of the session's models, in the order asked for.
+        started: when the session started, in seconds since the epoch.
+        complete: False where the run was interrupted before every claim was judged.
+        published: published numbers beside ours.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -51,12 +71,24 @@ def write_model(
         drawings = draw_all(measured, all_measured)
         for figure, drawing in drawings.items():
             write_whole(folder / "figures" / f"{figure}.png", drawing.png)
-    report.finish(
+    report = Report(
+        model=name,
         answer=the_answer,
         claims=claims,
         beside={other: gathered.of(other) for other in gathered.models if other != name},
         drawings=drawings,
         measured=measured,
         complete=complete,
-        published=section(name, published),
+        phases=phases(tests),
+        repeat=Repeat(config, session, {} if measured is None else measured.provenance),
+        seconds=time.time() - started,
+        published=published,
     )
+    write_whole(folder / "report.html", report.html())
+
+
+def write_tokens(path: Path, measured: Measured) -> None:
+    """Write the token ids that a model was measured on: arrays `calibration` and `heldout`, `[sequences, length]`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{split: measured.tokens[split] for split in SPLITS})  # type: ignore[arg-type]
+    write_whole(path, buffer.getvalue())

@@ -18,7 +18,6 @@ from reports import hookspecs
 from reports.answer import answer
 from reports.evidence_file import read_evidence
 from reports.gathered import Gathered, claim_of, models_of
-from reports.html.report import ModelReport
 from reports.junit import add_plain_properties
 from reports.output import write_model
 from reports.published import Published, sentence
@@ -40,8 +39,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Gather on the controller only: workers of pytest-xdist send it their reports."""
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Reporter(config), "claims-reporter")
+    if hasattr(config, "workerinput"):
+        return
+    reporter = Reporter(config)
+    config.pluginmanager.register(reporter, "claims-reporter")
+    if config.getoption("htmlpath", default=None):  # pytest-html's --html
+        from reports.html.pytest_html_hooks import PytestHtmlHooks
+
+        config.pluginmanager.register(PytestHtmlHooks(reporter.gathered))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,7 +61,7 @@ class Reporter:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.gathered = Gathered()
-        self.phases: dict[str, list[pytest.TestReport]] = {}
+        self.reports: dict[str, list[pytest.TestReport]] = {}
         self.started = time.time()
         self.complete = True
         self.blamed = False
@@ -92,7 +97,7 @@ class Reporter:
         """Take the evidence, and keep the report for each model's HTML file."""
         self.gathered.add(report)
         for name in models_of(report):
-            self.phases.setdefault(name, []).append(report)
+            self.reports.setdefault(name, []).append(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
@@ -117,18 +122,17 @@ class Reporter:
         try:
             names = self.models()
             for name in names:
-                path = self.folder(name) / "report.html"
                 if (before := claims_in(self.folder(name))) > len(self.gathered.of(name)):
                     self.replaced[name] = before
-                report = ModelReport(path, self.config, name, started=self.started, session=names)
-                for phase in self.phases[name]:
-                    report.take(phase)
                 write_model(
                     self.folder(name),
                     name,
-                    report,
                     self.gathered,
+                    self.reports[name],
+                    self.config,
                     self.measured,
+                    session=names,
+                    started=self.started,
                     complete=self.complete and not self.gathered.broke_down(name),
                     published=self.published.get(name, []),
                 )

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from awq_core.judging.evidence import Verdict
 from reports.command import Parser
 from reports.evidence_file import read_evidence
-from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, verdict_of
+from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, tally, verdict_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ("reduction_by_family.png", "perplexity_by_strategy.png", "kurtosis_by_block.png")
@@ -31,7 +29,9 @@ def group_table(records: Sequence[dict[str, Any]]) -> str:
     names = [record["model"]["name"] for record in records]
     lines = ["| group | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for group in _groups(records):
-        cells = [_counts([claim for claim in record["claims"] if claim["group"] == group]) for record in records]
+        cells = [
+            tally(verdict_of(claim) for claim in record["claims"] if claim["group"] == group) for record in records
+        ]
         lines.append(f"| {group} | " + " | ".join(cells) + " |")
     answers = [f"- {record['answer']}" for record in records]
     return "\n".join([*answers, "", *lines])
@@ -70,11 +70,6 @@ def replaced(text: str, table: str) -> str:
 def _groups(records: Sequence[dict[str, Any]]) -> list[str]:
     claims = sorted((claim for record in records for claim in record["claims"]), key=catalogue_order)
     return list(dict.fromkeys(claim["group"] for claim in claims))
-
-
-def _counts(claims: Sequence[Claim]) -> str:
-    counted = Counter(verdict_of(claim) for claim in claims)
-    return ", ".join(f"{APPEARANCES[v].symbol} {counted[v]} {v}" for v in Verdict if counted[v])
 
 
 def _cell(claim: Claim) -> str:

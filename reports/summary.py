@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +21,12 @@ from reports.compare.inputs import InputError, Run, read_run
 from reports.false_verdicts import trust
 from reports.tables import Cell, Table
 from reports.verdict_words import (
-    APPEARANCES,
     Claim,
     catalogue_order,
     interval_text,
     is_registered,
     number,
+    tally,
     threshold_text,
     verdict_of,
 )
@@ -65,9 +64,7 @@ def summary(run: Run) -> str:
 
 def counts(claims: Sequence[Claim]) -> str:
     """How many claims came out which way."""
-    counted = Counter(verdict_of(claim) for claim in claims)
-    said = ", ".join(f"{APPEARANCES[v].symbol} {counted[v]} {v}" for v in Verdict if counted[v])
-    return f"**{said}**" if said else "**No claim was judged.**"
+    return f"**{tally(map(verdict_of, claims)) or 'No claim was judged.'}**"
 
 
 def conditions(run: Run) -> str:

@@ -1,10 +1,9 @@
-"""A table that is written once and reads well twice: as Markdown and as accessible HTML."""
+"""A table for two formats: written here as Markdown, and as accessible HTML by a template."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import groupby
 
 from awq_core.judging.evidence import Verdict
@@ -39,15 +38,6 @@ class Cell:
         ]
         return " ".join(filter(None, parts)).replace("|", "\\|").replace("\n", " ")
 
-    def html(self) -> str:
-        """The cell's HTML."""
-        parts = [badge(self.verdict) if self.verdict else "", escape(self.text)]
-        if self.code:
-            parts[1] = f"<code>{parts[1]}</code>"
-        if self.mark:
-            parts.append(f'<span class="mark {self.tone}">{escape(self.mark)}</span>')
-        return " ".join(filter(None, parts))
-
 
 @dataclass(frozen=True)
 class Table:
@@ -72,35 +62,9 @@ class Table:
         lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.rows]
         return "\n".join(lines)
 
-    def html(self) -> str:
-        """The table as HTML: every heading with its scope, and a box of its own to scroll in on a narrow screen."""
-        head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in self.headings)
-        caption = escape(self.caption)
-        return (
-            f'<div class="scrolls" role="region" aria-label="{escape(self.caption, quote=True)}" tabindex="0">'
-            f'<table class="verdicts compared"><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-            f"{self._bodies()}</table></div>"
-        )
-
-    def _bodies(self) -> str:
+    @property
+    def bodies(self) -> list[tuple[str, list[Sequence[Cell]]]]:
+        """The rows by group, for HTML; of a table without groups all of them, under an empty name."""
         groups = self.groups or [""] * len(self.rows)
-        bodies = []
-        for group, members in groupby(zip(groups, self.rows, strict=True), key=lambda item: item[0]):
-            title = f'<th colspan="{len(self.headings)}" scope="rowgroup">{escape(group)}</th>'
-            rows = "".join(_row(row) for _, row in members)
-            bodies.append(f"<tbody>{f'<tr class=group>{title}</tr>' if group else ''}{rows}</tbody>")
-        return "".join(bodies)
-
-
-def _row(cells: Sequence[Cell]) -> str:
-    return (
-        f'<tr><th scope="row">{cells[0].html()}</th>'
-        + "".join(f"<td>{cell.html()}</td>" for cell in cells[1:])
-        + "</tr>"
-    )
-
-
-def badge(verdict: Verdict, text: str = "") -> str:
-    """A verdict in colour, with its symbol and its word."""
-    symbol = f'<span aria-hidden="true">{APPEARANCES[verdict].symbol}</span>'
-    return f'<span class="badge {verdict.value.replace(" ", "-")}">{symbol} {escape(text or verdict.value)}</span>'
+        grouped = groupby(zip(groups, self.rows, strict=True), key=lambda item: item[0])
+        return [(group, [row for _, row in members]) for group, members in grouped]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from reports.verdict_words import (
     APPEARANCES,
     Claim,
     catalogue_order,
+    counted,
     interval_text,
     is_changed,
     is_registered,
@@ -69,9 +69,9 @@ def write_summary(
     for columns in _tables(gathered, models):
         reporter._tw.write(_drawn(_table(gathered, columns), width, reporter.hasmarkup))
     for name in models:
-        claims = gathered.of(name)
-        if claims:
-            reporter.write_line(f"{name}: {_counts(claims)}. {trust(claims).sentence}")
+        if claims := gathered.of(name):
+            counts = ", ".join(f"{count} {verdict}" for verdict, count in counted(map(verdict_of, claims)).items())
+            reporter.write_line(f"{name}: {counts}. {trust(claims).sentence}")
         if failed := gathered.broke_down(name):
             are = "1 claim" if failed == 1 else f"{failed} claims"
             reporter.write_line(f"{name}: {are} ended in an error and got no verdict.", red=True)
@@ -152,8 +152,3 @@ def _drawn(table: Table, width: int, colour: bool) -> str:
     console.print(table)
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in drawn.splitlines()) + "\n\n"
-
-
-def _counts(claims: Sequence[Claim]) -> str:
-    counts = Counter(verdict_of(claim) for claim in claims)
-    return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])

@@ -5,7 +5,8 @@ Evidence travels as the plain dictionary of `Evidence.as_dict`, because that is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,15 +124,29 @@ def is_changed(claim: Claim) -> bool:
     return registered is not None and not registered["matches"]
 
 
-def words(claim: Claim) -> str:
-    """The verdict for the terminal: `REFUTED`, `REFUTED (registered)` or `SUPPORTED (registered as refuted)`."""
-    verdict = claim["verdict"].upper()
+def registration(claim: Claim) -> str:
+    """Say what the deviations file has on the claim: `registered`, `registered as refuted`, or nothing to be said."""
     registered = claim.get("registered")
     if registered is None or (is_registered(claim) and verdict_of(claim) is Verdict.SUPPORTED):
-        return verdict
-    if is_registered(claim):
-        return f"{verdict} (registered)"
-    return f"{verdict} (registered as {registered['verdict']})"
+        return ""
+    return "registered" if is_registered(claim) else f"registered as {registered['verdict']}"
+
+
+def words(claim: Claim) -> str:
+    """The verdict for the terminal: `REFUTED`, `REFUTED (registered)` or `SUPPORTED (registered as refuted)`."""
+    note = registration(claim)
+    return f"{claim['verdict'].upper()} ({note})" if note else claim["verdict"].upper()
+
+
+def counted(verdicts: Iterable[str]) -> dict[Verdict, int]:
+    """How often each verdict fell, of those that did, in the order of the enumeration."""
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+def tally(verdicts: Iterable[str]) -> str:
+    """How many claims came out which way: `✓ 12 supported, ✗ 30 refuted`."""
+    return ", ".join(f"{APPEARANCES[v].symbol} {count} {v}" for v, count in counted(verdicts).items())
 
 
 def is_settled(claim: Claim) -> bool:

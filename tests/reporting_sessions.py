@@ -70,6 +70,18 @@ def page(pytester: pytest.Pytester, model: str = "synthetic-small") -> str:
     return (pytester.path / "reports/out" / model / "report.html").read_text("utf-8")
 
 
-def rows(text: str) -> dict[str, Any]:
-    """What pytest-html's script will render, by test."""
+ROW = re.compile(
+    r'<tr data-outcome="(?P<outcome>\w+)"><td>\w+</td>\s*<td>(?P<test>[^<]*)(?P<output>.*?)</td>\s*'
+    r"<td>(?P<verdict>[^<]*)</td><td [^>]*>(?P<duration>[^<]*)</td></tr>",
+    re.DOTALL,
+)
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """The table of a report's tests: test, outcome, verdict, duration and the HTML of its output."""
+    return [{name: html.unescape(value) for name, value in row.groupdict().items()} for row in ROW.finditer(text)]
+
+
+def pytest_html_rows(text: str) -> dict[str, Any]:
+    """What pytest-html's script will render of its own report, by test."""
     return json.loads(html.unescape(re.search(r'data-jsonblob="([^"]*)"', text).group(1)))["tests"]

@@ -7,7 +7,7 @@ import pytest
 
 from awq_core.judging.evidence import Verdict
 from reports.nightly import check, issue, night, plan
-from reports.nightly.index_page import Entry, counts, index_page, summary
+from reports.nightly.night import Entry, index_page, summary
 from tests.synthetic_claim import synthetic_claim
 from tests.two_runs import around, write_run
 
@@ -159,9 +159,10 @@ def test_a_night_without_evidence_is_an_error(tmp_path, capsys):
 
 def test_the_index_counts_verdicts_and_escapes_names():
     entry = Entry("<b>|", "pinned", "first night", verdicts=(Verdict.REFUTED, Verdict.SUPPORTED, Verdict.REFUTED))
-    assert counts(entry.verdicts) == "✓ 1 supported, ✗ 2 refuted"
-    assert "&lt;b&gt;|" in index_page([entry])
-    assert "<b>" not in index_page([entry])
+    page = index_page([entry]).decode()
+    assert "<td>✓ 1 supported, ✗ 2 refuted</td>" in page
+    assert "&lt;b&gt;|" in page
+    assert "<b>" not in page
     assert summary([entry]).splitlines()[2].startswith("| <b>\\| | pinned | ✓ 1 supported, ✗ 2 refuted |")
 
 

@@ -15,7 +15,8 @@ from awq_core.measure.methods.table import RANDOM_CHOICES
 from claims.support.claim import NotApplicableError
 from claims.support.published import published_for, read_published
 from claims.support.published_readings import READINGS, STRATEGIES
-from reports.published import section, sentence
+from reports.html.environment import macro
+from reports.published import sentence
 from tests import reporting_sessions
 from tests.hand_made import hand_made, set_channel, set_errors, set_site
 from tests.suite_sessions import assert_no_traceback, everything
@@ -175,6 +176,10 @@ def test_a_model_is_known_by_its_alias_its_repository_or_its_own_name():
     for name, identity in (("qwen0.5b", None), ("a-folder", "Qwen/Qwen2.5-0.5B"), ("Qwen2.5-0.5B", None)):
         assert len(published_for(like(name, identity=identity))) == 49
     assert published_for(hand_made()) == []
+
+
+def section(name, published):
+    return macro("published.jinja2", "section", name, published)
 
 
 def test_the_sentence_and_the_section_say_how_many_agree():

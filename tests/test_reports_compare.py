@@ -171,7 +171,7 @@ def test_the_page_is_self_contained_and_accessible(nights, tmp_path):
 
 
 def test_marks_keep_contrast():
-    css = (Path(__file__).parent.parent / "reports" / "compare" / "compare.css").read_text("utf-8")
+    css = (Path(__file__).parent.parent / "reports" / "html" / "templates" / "compare.css").read_text("utf-8")
     pairs = re.findall(r"\.mark\.\w+ \{ color: (#\w{6}); background: (#\w{6});", css)
     assert len(pairs) == 3
 

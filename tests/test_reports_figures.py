@@ -2,24 +2,20 @@
 
 import io
 import json
-import re
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from awq_core.judging.evidence import Threshold, Verdict
 from reports.figures import draw_all
 from reports.figures.canvas import percent, style, times
-from reports.figures.claim import WIDTH, number_line
 from reports.figures.kurtosis import kurtosis_by_block
 from reports.figures.palette import FAMILY_COLOURS, family_colour
 from reports.figures.perplexity import perplexity_by_strategy
 from reports.figures.reduction import reduction_across_models, reduction_by_family, reduction_by_linear
 from reports.figures.saliency import hockey_stick
 from reports.figures.surface import importance_surface
-from tests.synthetic_claim import synthetic_claim
 from tests.synthetic_measured import synthetic_measured
 
 ALL = [
@@ -216,41 +212,3 @@ def test_families_have_distinct_colours_and_unknown_ones_keep_theirs():
 def test_ratios_and_shares_have_the_digits_they_deserve():
     assert [times(value) for value in (38.4, 2.31, 1.043)] == ["38×", "2.3×", "1.04×"]
     assert [percent(value) for value in (0.123, 0.0181, 0.0004)] == ["12%", "1.8%", "0.04%"]
-
-
-def at(svg, kind, attribute):
-    """Where the number line puts its signs of one kind."""
-    return [float(x) for x in re.findall(rf'<\w+ class="{kind}" [^>]*?\b{attribute}="([\d.]+)"', svg)]
-
-
-def test_the_number_line_places_estimate_interval_threshold_and_twin():
-    svg = number_line(synthetic_claim(Verdict.REFUTED))
-    assert 'aria-label="estimate 0.7, 95% interval 0.6 to 0.82, supported above 1.02, untrained twin 1.01"' in svg
-    # From 0.6 to 1.02 with a tenth of room on either side, between margins of 14 in 400.
-    scale = {value: 14 + 372 * (value - 0.558) / (1.062 - 0.558) for value in (0.6, 0.7, 0.82, 1.01, 1.02)}
-    assert at(svg, "disc", "cx") == [pytest.approx(scale[0.7], abs=0.1)]
-    assert at(svg, "threshold", "x1") == at(svg, "side", "x") == [pytest.approx(scale[1.02], abs=0.1)]
-    start, end = re.search(r'class="bar" d="M([\d.]+),.*?H([\d.]+)"', svg).groups()
-    assert (float(start), float(end)) == (pytest.approx(scale[0.6], abs=0.1), pytest.approx(scale[0.82], abs=0.1))
-    tip = float(svg.split('points="')[1].split(",")[0])
-    assert tip == pytest.approx(scale[1.01], abs=0.1)
-    assert "<polygon" not in number_line(synthetic_claim(twin_estimate=None))
-
-
-def test_the_number_line_says_in_words_which_side_is_supported():
-    assert "supported above 1.02 ▸" in number_line(synthetic_claim())
-    assert "◂ supported below 0.5" in number_line(synthetic_claim(threshold=Threshold(upper=0.5)))
-    svg = number_line(synthetic_claim(threshold=Threshold(lower=1.0, upper=1.5)))
-    assert "supported from 1 to 1.5" in svg
-    assert len(at(svg, "threshold", "x1")) == 2
-
-
-@pytest.mark.parametrize("estimate", [1.03, 123456.0, -0.000012345])
-def test_labels_of_the_number_line_stay_on_it(estimate):
-    svg = number_line(synthetic_claim(estimate=estimate, interval=None, threshold=Threshold(lower=estimate)))
-    for left, words in re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]*)<', svg):
-        assert 0 <= float(left) <= WIDTH - 6 * len(words)
-
-
-def test_no_number_line_without_an_estimate():
-    assert number_line(synthetic_claim(Verdict.INSUFFICIENT)) == ""

@@ -8,7 +8,7 @@ import pytest
 from awq_core.judging.evidence import Evidence, Verdict
 from reports.diagnostic_file import diagnostic, write_diagnostic
 from reports.evidence_file import plain, read_evidence, write_evidence
-from reports.tokens_file import write_tokens
+from reports.output import write_tokens
 from reports.writing import write_whole
 from tests.synthetic_claim import synthetic_claim
 from tests.synthetic_measured import synthetic_measured

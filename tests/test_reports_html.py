@@ -1,12 +1,13 @@
-"""`report.html` as sessions leave it: in order, whole, self-contained, and still pytest-html's."""
+"""`report.html` as sessions leave it: in order, whole and self-contained; and a user's own pytest-html report."""
 
 import html
 import re
 import shlex
 
+import markupsafe
 import pytest
 
-from tests.reporting_sessions import CONFTEST, MEASURING, Session, evidence, page, rows
+from tests.reporting_sessions import CONFTEST, MEASURING, Session, evidence, page, pytest_html_rows, rows
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def test_everything_is_written_for_a_measured_model(session, pytester):
     result = session(
         """
 def test_a(judge): judge(words="<script>alert(1)</script>", unit="<u>")
-def test_b(judge): judge(id="payoff.perplexity"); print("captured")
+def test_b(judge): judge(id="payoff.perplexity"); print("captured <script>alert(2)</script>")
 def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("worst: <layer>", pytrace=False)
 """,
         conftest=MEASURING,
@@ -43,9 +44,9 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
     # Every picture is in the file once; claims show it again by reference.
     assert sorted(re.findall(r'<image id="picture-([^"]*)"[^>]* href="data:image/png;base64,', text)) == figures
     assert set(re.findall(r'<use href="#picture-([^"]*)"', text)) <= set(figures)
-    # The answer, the verdicts and the claims are plain HTML before the place where the script puts the rows.
+    # Everything is plain HTML, which needs no script.
     parts = (
-        html.escape(content["answer"]),
+        str(markupsafe.escape(content["answer"])),
         'id="asked"',
         'id="verdicts"',
         'id="claims"',
@@ -58,10 +59,10 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
     assert_self_contained(text)
     # Escaped wherever it appears, in the claims and in the rows.
     assert "<script>alert" not in text
-    row = rows(text)["test_everything_is_written_for_a_measured_model.py::test_b"][0]
-    assert row["result"] == "Passed"
-    assert row["testId"] == "test_everything_is_written_for_a_measured_model.py::test_b"
-    assert "captured" in row["extras"][0]["content"]
+    row = next(row for row in rows(text) if row["test"].endswith("::test_b"))
+    assert row["test"] == "test_everything_is_written_for_a_measured_model.py::test_b"
+    assert (row["outcome"], row["verdict"]) == ("passed", "supported")
+    assert "captured <script>alert(2)</script>" in row["output"]  # unescaped by `rows`, and only there
     first = articles(text)["payoff.layers@4"]
     assert '<svg class="number-line supported"' in first
     for fact in (
@@ -119,19 +120,36 @@ def test_c(judge): judge(models=("synthetic-tiny",), id="payoff.honest")
 """
     )
     text = page(pytester)
-    mine, other = re.findall(r'<ul aria-label="payoff on synthetic-(?:small|tiny)">(.*?)</ul>', text)
+    mine, other = re.findall(r'<ul aria-label="payoff on synthetic-(?:small|tiny)">(.*?)</ul>', text, re.DOTALL)
     assert re.findall(r'class="tile (\w+)"', mine) == ["none", "supported"]
     assert re.findall(r'class="tile (\w+)"', other) == ["supported", "refuted"]
     assert 'href="#payoff.layers@4"' in mine
     assert "href" not in other
 
 
-def test_a_users_own_html_report_stays_pytest_htmls(session, pytester):
-    session("def test_claim(judge): judge()", "--html=own.html", "--self-contained-html")
+@pytest.mark.parametrize("options", [["--self-contained-html"], []])
+def test_a_users_own_pytest_html_report_shows_verdicts_and_number_lines(session, pytester, options):
+    source = """
+import pytest_html
+def test_claim(judge, extras):
+    extras.append(pytest_html.extras.url("https://example.org"))
+    judge(Verdict.REFUTED, unit="<script>alert(1)</script>", registered="refuted")
+def test_other(): pass
+"""
+    session(source, "--html=own.html", *options)
     own = (pytester.path / "own.html").read_text("utf-8")
-    assert list(rows(own)) == ["test_a_users_own_html_report_stays_pytest_htmls.py::test_claim"]
-    assert 'id="verdicts"' not in own
-    assert "col-verdict" not in own
+    (claim,), (other,) = pytest_html_rows(own).values()
+    outcome, _, verdict, *_, links = claim["resultsTableRow"]
+    assert "Passed" in outcome
+    assert verdict == f'<td class="col-verdict">{claim["verdict"]}</td>'
+    assert '<span class="badge refuted">' in verdict
+    assert '<span class="registered">registered</span>' in verdict
+    assert "https://example.org" in links
+    assert '<svg class="number-line refuted"' in claim["extras"][1]["content"]
+    assert other["resultsTableRow"][2] == '<td class="col-verdict"></td>'
+    assert re.findall(r'<th[^>]*data-column-type="(\w+)"', own)[:4] == ["result", "testId", "verdict", "duration"]
+    assert "AWQ claims</title>" in own
+    assert re.search(r'<li>synthetic-small: <span class="badge refuted">.*1 refuted</span>', own)
     assert 'id="verdicts"' in page(pytester)
 
 
@@ -153,8 +171,9 @@ def measured(request):
     result.stdout.fnmatch_lines(["synthetic-small: 1 claim ended in an error and got no verdict."])
     assert evidence(pytester)["complete"] is False
     text = page(pytester)
-    (row,) = rows(text)["test_a_claim_that_breaks_down_is_shown_and_makes_the_evidence_incomplete.py::test_b"]
-    assert row["result"] == "Error"
+    (row,) = [row for row in rows(text) if row["outcome"] != "passed"]
+    assert row["test"].endswith("::test_b::setup")
+    assert row["outcome"] == "error"
     errors = text.split('<section id="errors">')[1].split("</section>")[0]
     assert "1 claim got no verdict" in errors
     assert "infinite activations in block 2" in errors

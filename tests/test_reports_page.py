@@ -1,6 +1,8 @@
 """The HTML report's page: what a reader can tell without colour, filter by, repeat, and read."""
 
 import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,35 +10,67 @@ from types import SimpleNamespace
 import pytest
 
 import reports
-from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
+from reports.answer import Answer
 from reports.figures.canvas import Drawing
-from reports.html.badges import slug, tile
-from reports.html.entry import Judged, entries, owners
-from reports.html.glance import glance
-from reports.html.groups import every_claim, further_figures
-from reports.html.meaning import meaning
-from reports.html.pictures import DRAWN_BY, STANDS_IN, Pictures
-from reports.html.repeat import Repeat, quoted
+from reports.html.claim import meaning
+from reports.html.environment import macro
+from reports.html.number_line import WIDTH
+from reports.html.pictures import DRAWN_BY, STANDS_IN
+from reports.html.report import Report
+from reports.html.run import Phase, Repeat, quoted
+from reports.nightly.night import Entry, index_page
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
+from tests.reporting_sessions import rows
 from tests.synthetic_claim import synthetic_claim
+from tests.synthetic_measured import synthetic_measured
 
-STYLE = (Path(reports.__file__).parent / "html" / "report.css").read_text("utf-8")
-SCRIPT = (Path(reports.__file__).parent / "html" / "report.js").read_text("utf-8")
+TEMPLATES = Path(reports.__file__).parent / "html" / "templates"
+STYLE = "".join((TEMPLATES / name).read_text("utf-8") for name in ("verdicts.css", "report.css"))
+SCRIPT = (TEMPLATES / "report.js").read_text("utf-8")
 
 
-def page_of(claims, drawings=None):
-    pictures = Pictures(drawings or {}, list(dict.fromkeys(claim["group"] for claim in claims)))
-    tests = {owners(claim): Judged(f"claims/test_x.py::test_{n}[4-bit]") for n, claim in enumerate(claims)}
-    return entries(claims, tests, lambda node, models: f"pytest {node} --model {models[0]}", pictures), pictures
+def config(**given):
+    return SimpleNamespace(getoption=lambda name, default=None: given.get(name.strip("-").replace("-", "_"), default))
+
+
+def phase(claim, node="claims/test_x.py::test_0[4-bit]", **fields):
+    made = Phase(node=node, name=node, outcome="passed", seconds=1.5, claim=claim, account="", output="")
+    return replace(made, **fields)
+
+
+def report_on(claims, drawings=None, **fields):
+    made = Report(
+        model="synthetic-small",
+        answer=Answer("It is worth it."),
+        claims=claims,
+        beside={},
+        drawings=drawings or {},
+        measured=None,
+        complete=True,
+        phases=[phase(claim, f"claims/test_x.py::test_{n}[4-bit]") for n, claim in enumerate(claims)],
+        repeat=Repeat(config(), ["synthetic-small"], {}),
+    )
+    return replace(made, **fields)
+
+
+def sections(*arguments, **fields):
+    """The sections of a page by their ids; a group's is part of that of the claims."""
+    text = report_on(*arguments, **fields).html().decode()
+    found = re.split(r'<section id="(\w+)"', text)
+    return dict(zip(found[1::2], found[2::2], strict=True))
 
 
 def every_verdict():
     return [synthetic_claim(verdict, id=f"payoff.{slug(verdict)}") for verdict in Verdict]
 
 
+def slug(verdict):
+    return verdict.replace(" ", "-")
+
+
 def test_the_grid_has_a_symbol_and_a_word_for_every_verdict():
-    shown, _ = page_of(every_verdict())
-    text = glance("synthetic-small", shown, {})
+    text = sections(every_verdict())["verdicts"]
     for verdict, look in APPEARANCES.items():
         label = f"payoff.{slug(verdict)}@4: {verdict.value}"
         assert (
@@ -50,16 +84,15 @@ def test_the_grid_has_a_symbol_and_a_word_for_every_verdict():
 
 def test_the_tiles_lead_to_the_claims_also_with_two_pairs_of_sizes():
     pairs = [synthetic_claim(id="replication.profile", bits=None, models=models) for models in (("a", "b"), ("b", "c"))]
-    shown, pictures = page_of(pairs)
-    anchors = re.findall(r'<article class="claim" id="([^"]*)"', every_claim(shown, pictures))
+    text = sections(pairs, model="b")
+    anchors = re.findall(r'<article class="claim" id="([^"]*)"', text["claims"])
     assert anchors == ["replication.profile", "replication.profile-2"]
-    assert re.findall(r'class="tile [^>]*href="#([^"]*)"', glance("b", shown, {})) == anchors
+    assert re.findall(r'class="tile [^>]*href="#([^"]*)"', text["verdicts"]) == anchors
 
 
 def test_claims_carry_what_the_filters_ask_for():
     claims = [*every_verdict(), synthetic_claim(id="bits.cliff")]
-    shown, pictures = page_of(claims)
-    text = every_claim(shown, pictures)
+    text = sections(claims)["claims"]
     found = re.findall(r'<article class="claim" id="[^"]*" data-verdict="([^"]*)" data-group="([^"]*)"', text)
     assert found == [(slug(Verdict(claim["verdict"])), claim["group"]) for claim in claims]
     form = text.split("<form")[1].split("</form>")[0]
@@ -73,16 +106,15 @@ def test_claims_carry_what_the_filters_ask_for():
 
 def test_each_claim_says_its_words_source_estimate_meaning_figure_and_command():
     drawing = Drawing("AWQ wins back 3%", "Bars: intervals.", PNG)
-    shown, pictures = page_of([synthetic_claim(Verdict.REFUTED)], {"reduction_by_linear": drawing})
-    text = every_claim(shown, pictures)
+    text = sections([synthetic_claim(Verdict.REFUTED)], {"reduction_by_linear": drawing})["claims"]
     for part in (
-        '<h4 id="words-payoff.layers@4">AWQ&#x27;s output error is smaller',
+        '<h4 id="words-payoff.layers@4">AWQ&#39;s output error is smaller',
         "Source: AWQ paper",
         '<svg class="number-line refuted"',
         "<b>0.7</b> times smaller <span>95% interval [0.6, 0.82]; supported above 1.02</span>",
         "The whole 95% interval lies below 1.02: the claim does not hold on synthetic-small.",
         "<b>Figure 1.</b> AWQ wins back 3%",
-        "pytest claims/test_x.py::test_0[4-bit] <span>--model synthetic-small</span>",
+        "<code>pytest &#34;claims/test_x.py::test_0[4-bit]&#34; <span>--model synthetic-small</span>",
     ):
         assert part in text
     assert text.count("data:image/png") == 1
@@ -96,14 +128,92 @@ PNG = bytes.fromhex(
 
 def test_figures_without_a_group_on_the_page_come_at_its_end():
     drawings = {name: Drawing(name, "", PNG) for name in ("error_by_bits", "reduction_by_linear", "of_ones_own")}
-    shown, pictures = page_of([synthetic_claim()], drawings)
-    assert re.findall(r'<figure class="drawn" id="([^"]*)"', every_claim(shown, pictures)) == [
-        "figure-reduction_by_linear"
-    ]
-    assert re.findall(r"<b>(Figure \d\. \w+)</b>", further_figures(pictures)) == [
+    text = sections([synthetic_claim()], drawings)
+    assert re.findall(r'<figure class="drawn" id="([^"]*)"', text["claims"]) == ["figure-reduction_by_linear"]
+    assert re.findall(r"<b>(Figure \d\. \w+)</b>", text["figures"]) == [
         "Figure 2. error_by_bits",
         "Figure 3. of_ones_own",
     ]
+
+
+def test_the_tests_stand_in_the_order_of_their_claims_with_what_they_say():
+    first, second = synthetic_claim(), synthetic_claim(Verdict.REFUTED, id="payoff.honest")
+    phases = [
+        phase(second, "b", outcome="failed", seconds=0.25, account="worst: <layer>"),
+        phase(first, "a", output="said <aside>"),
+        phase(None, "c", name="c::setup", outcome="error", account="it broke"),
+    ]
+    text = sections([first, second], phases=phases, seconds=75.2)
+    assert [list(row.values()) for row in rows(text["tests"])] == [
+        ["passed", "a", '<details><summary>captured output</summary><pre tabindex="0">said <aside></pre></details>',
+         "supported", "0:00:02"],
+        ["failed", "b", "", "refuted", "250 ms"],
+        ["error", "c::setup", "", "", "0:00:02"],
+    ]  # fmt: skip
+    assert "3 tests took 0:01:15" in text["tests"]
+    assert re.findall(r'checkbox" value="(\w+)"> 1 ', text["tests"]) == ["error", "failed", "passed"]
+    assert text["errors"].count("<code>") == text["errors"].count("it broke") == 1
+    # Nothing is hidden without the script but the form.
+    assert re.findall(r"<(\w+)[^>]* hidden", text["tests"]) == ["form"]
+
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+def test_nothing_that_a_model_a_claim_or_a_test_says_becomes_markup():
+    claim = synthetic_claim(
+        id=f"payoff.{HOSTILE}",
+        group=HOSTILE,
+        words=HOSTILE,
+        unit=HOSTILE,
+        source=HOSTILE,
+        models=(HOSTILE,),
+        contrary=[Contrary(HOSTILE, 0.9)],
+        details={HOSTILE: HOSTILE, "the linears named": HOSTILE},
+        registered=HOSTILE,
+    )
+    number = {"value": 1.0, "ours": 1.0, "agrees": True, "tolerance": {"text": HOSTILE}, "not_comparable": ""}
+    names = ("quantity", "source", "definition", "differs", "unit", "place", "our_place")
+    measured = synthetic_measured(blocks=2, twins=0)
+    text = report_on(
+        [claim],
+        {f"reduction_by_linear{HOSTILE}": Drawing(HOSTILE, HOSTILE, PNG)},
+        model=HOSTILE,
+        answer=Answer(HOSTILE),
+        beside={f"other {HOSTILE}": [claim]},
+        measured=replace(measured, provenance={HOSTILE: HOSTILE, "id": HOSTILE}),
+        phases=[
+            phase(claim, HOSTILE, account=HOSTILE, output=HOSTILE),
+            phase(None, HOSTILE, outcome="error", account=HOSTILE),
+        ],
+        published=[number | dict.fromkeys(names, HOSTILE), number | dict.fromkeys(names, HOSTILE) | {"agrees": None}],
+    ).html()
+    assert_text_only(text.decode())
+    assert_text_only(macro("pytest_html.jinja2", "cell", claim) + macro("pytest_html.jinja2", "figure", claim))
+    assert_text_only(macro("pytest_html.jinja2", "summary", {HOSTILE: [claim]}))
+    entry = Entry(HOSTILE, HOSTILE, HOSTILE, HOSTILE, ("supported",), {HOSTILE: HOSTILE})
+    assert_text_only(index_page([entry]).decode())
+
+
+def assert_text_only(page):
+    """Hostile text is on the page, and every script and tag there is the page's own."""
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert '</script>"' not in page
+    parser = Attributes()
+    parser.feed(page)
+    assert {name for name in parser.names if not re.fullmatch(r"[a-z][a-zA-Z0-9-]*", name)} == set()
+
+
+class Attributes(HTMLParser):
+    """The names of all attributes: a quote that is not escaped would make new ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.names |= {name for name, _ in attrs}
 
 
 def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
@@ -154,10 +264,6 @@ def test_what_a_verdict_means_is_said_in_sentences(claim, sentences):
 
 def test_a_mechanical_claim_says_nothing_of_training():
     assert "twin" not in meaning(synthetic_claim(kind="mechanical"))
-
-
-def config(**given):
-    return SimpleNamespace(getoption=lambda name, default=None: given.get(name.strip("-").replace("-", "_"), default))
 
 
 PROVENANCE = {"kind": "embedded", "effort": "quick", "device": "cpu", "dtype": "float32"}
@@ -251,5 +357,44 @@ def test_the_style_sheet_has_the_verdicts_own_colours():
         assert re.search(rf"\.{slug(verdict)}\b[^{{]*{{ --verdict: var\(--{name}\)", STYLE)
 
 
-def test_a_tile_of_another_model_is_no_link():
-    assert tile(synthetic_claim()).startswith('<span class="tile supported" title="payoff.layers@4: supported"')
+def drawn(claim):
+    """The claim's number line as SVG."""
+    return macro("number_line.jinja2", "drawn", claim)
+
+
+def at(svg, kind, attribute):
+    """Where the number line puts its signs of one kind."""
+    return [float(x) for x in re.findall(rf'<\w+ class="{kind}" [^>]*?\b{attribute}="([\d.]+)"', svg)]
+
+
+def test_the_number_line_places_estimate_interval_threshold_and_twin():
+    svg = drawn(synthetic_claim(Verdict.REFUTED))
+    assert 'aria-label="estimate 0.7, 95% interval 0.6 to 0.82, supported above 1.02, untrained twin 1.01"' in svg
+    # From 0.6 to 1.02 with a tenth of room on either side, between margins of 14 in 400.
+    scale = {value: 14 + 372 * (value - 0.558) / (1.062 - 0.558) for value in (0.6, 0.7, 0.82, 1.01, 1.02)}
+    assert at(svg, "disc", "cx") == [pytest.approx(scale[0.7], abs=0.1)]
+    assert at(svg, "threshold", "x1") == at(svg, "side", "x") == [pytest.approx(scale[1.02], abs=0.1)]
+    start, end = re.search(r'class="bar" d="M([\d.]+),.*?H([\d.]+)"', svg).groups()
+    assert (float(start), float(end)) == (pytest.approx(scale[0.6], abs=0.1), pytest.approx(scale[0.82], abs=0.1))
+    tip = float(svg.split('points="')[1].split(",")[0])
+    assert tip == pytest.approx(scale[1.01], abs=0.1)
+    assert "<polygon" not in drawn(synthetic_claim(twin_estimate=None))
+
+
+def test_the_number_line_says_in_words_which_side_is_supported():
+    assert "supported above 1.02 ▸" in drawn(synthetic_claim())
+    assert "◂ supported below 0.5" in drawn(synthetic_claim(threshold=Threshold(upper=0.5)))
+    svg = drawn(synthetic_claim(threshold=Threshold(lower=1.0, upper=1.5)))
+    assert "supported from 1 to 1.5" in svg
+    assert len(at(svg, "threshold", "x1")) == 2
+
+
+@pytest.mark.parametrize("estimate", [1.03, 123456.0, -0.000012345])
+def test_labels_of_the_number_line_stay_on_it(estimate):
+    svg = drawn(synthetic_claim(estimate=estimate, interval=None, threshold=Threshold(lower=estimate)))
+    for left, words in re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>([^<]*)<', svg):
+        assert 0 <= float(left) <= WIDTH - 6 * len(words)
+
+
+def test_no_number_line_without_an_estimate():
+    assert drawn(synthetic_claim(Verdict.INSUFFICIENT)) == ""

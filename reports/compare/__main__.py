@@ -36,9 +36,8 @@ from pathlib import Path
 
 from reports.command import Parser
 from reports.compare.inputs import InputError, is_diagnostic, read_diagnostic, read_runs
-from reports.compare.page import comparison_page
 from reports.compare.runs import compare_runs
-from reports.compare.tables import markdown
+from reports.compare.tables import markdown, page
 from reports.writing import write_whole
 
 CHANGED = 1
@@ -60,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compare = _layers if any(is_diagnostic(path) for path in chosen.runs) else _claims
         text, draw, changed = compare(chosen.runs, chosen.fail_on_change)
         # Everything is made before anything is written.
-        page = draw() if chosen.html else b""
-        write_out({chosen.markdown: text.encode(), chosen.html: page})
+        drawn = draw() if chosen.html else b""
+        write_out({chosen.markdown: text.encode(), chosen.html: drawn})
     except InputError as error:
         parser.error(str(error))
     if chosen.markdown is None:
@@ -92,7 +91,7 @@ def _claims(paths: Sequence[Path], _: bool) -> Compared:
     if len(paths) < 2:
         raise InputError("a comparison needs at least two runs; python -m reports.summary sums up one")
     comparison = compare_runs(read_runs(paths))
-    return markdown(comparison), lambda: comparison_page(comparison), comparison.flagged
+    return markdown(comparison), lambda: page(comparison), comparison.flagged
 
 
 def _layers(paths: Sequence[Path], fail_on_change: bool) -> Compared:

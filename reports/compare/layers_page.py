@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from reports.compare.layer_definitions import definitions
 from reports.compare.layers import QUANTITIES, Correlation, LayerPair, Record, compare_layers, family_rows
-from reports.compare.page import figures, page, said
 from reports.figures.agreement import agreement
 from reports.figures.canvas import style
+from reports.html.environment import render
 from reports.tables import Cell, Table
 from reports.verdict_words import number
 
@@ -51,9 +49,9 @@ def markdown(pair: LayerPair) -> str:
     """The whole comparison."""
     parts = [
         f"# {title(pair)}",
-        f"A: {_who(pair.first)}. B: {_who(pair.second)}.",
+        _subtitle(pair),
         "## Do the same layers stand out?",
-        f"{pair.matched}. {_sharing(pair)}".strip(),
+        _matched(pair),
         correlations_table(pair).markdown(),
         "## By family",
         families_table(pair).markdown(),
@@ -66,13 +64,21 @@ def markdown(pair: LayerPair) -> str:
 def layers_page(pair: LayerPair) -> bytes:
     """The page, with the figures embedded."""
     with style():
-        drawn = {found.quantity: agreement(pair, found) for found in pair.correlations if found.points}
-    body = (
-        f"<h2>Do the same layers stand out?</h2><p>{escape(f'{pair.matched}. {_sharing(pair)}'.strip())}</p>"
-        f"{correlations_table(pair).html()}<h2>By family</h2>{families_table(pair).html()}"
-        f"<h2>What is compared</h2>{said(definitions(pair.first, pair.second))}{figures(drawn)}"
+        drawings = [agreement(pair, found) for found in pair.correlations if found.points]
+    return render(
+        "layers.jinja2",
+        title=title(pair),
+        subtitle=_subtitle(pair),
+        matched=_matched(pair),
+        correlations=correlations_table(pair),
+        families=families_table(pair),
+        definitions=definitions(pair.first, pair.second),
+        drawings=drawings,
     )
-    return page(title(pair), f"A: {_who(pair.first)}. B: {_who(pair.second)}.", body)
+
+
+def _subtitle(pair: LayerPair) -> str:
+    return f"A: {_who(pair.first)}. B: {_who(pair.second)}."
 
 
 def _who(record: Record) -> str:
@@ -83,10 +89,9 @@ def _who(record: Record) -> str:
     return f"{record['model']} ({layers}{size})"
 
 
-def _sharing(pair: LayerPair) -> str:
-    if not pair.by_name:
-        return ""
-    return "Linears that read one input (q, k and v; gate and up) share its kurtosis, so it counts once for each."
+def _matched(pair: LayerPair) -> str:
+    shared = " Linears that read one input (q, k and v; gate and up) share its kurtosis, so it counts once for each."
+    return f"{pair.matched}.{shared if pair.by_name else ''}"
 
 
 def _rho(found: Correlation) -> str:

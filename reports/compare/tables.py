@@ -1,9 +1,10 @@
-"""A comparison of runs as Markdown, and the tables that its page shows too."""
+"""A comparison of runs, as Markdown and as a page of HTML: no script, nothing loaded, colour never alone."""
 
 from __future__ import annotations
 
 from reports.compare.changes import Change, Kind
 from reports.compare.runs import Comparison, Row
+from reports.html.environment import render
 from reports.tables import Cell, Table
 from reports.verdict_words import APPEARANCES, Claim, interval_text, number, threshold_text, verdict_of
 
@@ -92,6 +93,20 @@ def markdown(comparison: Comparison) -> str:
         parts += ["## What changed", changes.markdown()]
     parts += ["## Every claim", f"{legend(comparison)}. {READING}", claims_table(comparison).markdown()]
     return "\n\n".join(parts) + "\n"
+
+
+def page(comparison: Comparison) -> bytes:
+    """The whole comparison as HTML: what changed first, then every claim."""
+    return render(
+        "comparison.jinja2",
+        title=title(comparison),
+        subtitle="Run A is the reference.",
+        sentences=sentences(comparison),
+        changes=changes_table(comparison),
+        runs=runs_table(comparison),
+        claims=claims_table(comparison),
+        reading=READING,
+    )
 
 
 def _thresholds(comparison: Comparison, row: Row) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from reports.figures import Drawing
 from reports.verdict_words import Claim
@@ -68,65 +66,33 @@ STANDS_IN = {
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The page's figures. Each picture is in the file once; wherever else it is shown, that one is drawn again.
+class Figure:
+    """A figure of the page. Its picture is in the file once, in full; beside a claim that one is drawn again.
 
     Attributes:
-        drawings: by name, as drawn.
-        groups: the groups of the page, in its order.
+        name: unique on the page.
+        number: figures are counted down the page.
+        group: the group at whose end it stands in full; empty where none on the page is its own.
+        drawing: as drawn.
     """
 
-    drawings: Mapping[str, Drawing]
-    groups: Sequence[str]
+    name: str
+    number: int
+    group: str
+    drawing: Drawing
 
-    def of(self, claim: Claim) -> str:
-        """The name of the figure that draws what the claim is judged by; empty where none does."""
-        start = DRAWN_BY.get(claim["id"], DRAWN_BY.get(claim["group"], ""))
-        return next((name for name in self.drawings if start and name.startswith(start)), "")
 
-    def at(self, group: str) -> list[str]:
-        """The figures at the group's end; those of no group on the page for the empty name."""
-        return [name for name in self.drawings if self._home(name) == group]
+def figures(drawings: Mapping[str, Drawing], groups: Sequence[str]) -> list[Figure]:
+    """The figures in the order of a page that has these groups; those of no group on it come last."""
+    homes = {name: next((STANDS_IN[start] for start in STANDS_IN if name.startswith(start)), "") for name in drawings}
+    places = {name: groups.index(home) if home in groups else len(groups) for name, home in homes.items()}
+    return [
+        Figure(name, number, [*groups, ""][places[name]], drawings[name])
+        for number, name in enumerate(sorted(drawings, key=places.__getitem__), start=1)
+    ]
 
-    def number(self, name: str) -> int:
-        """The figure's number: they are counted down the page."""
-        in_order = [each for group in (*self.groups, "") for each in self.at(group)]
-        return in_order.index(name) + 1
 
-    def full(self, name: str) -> str:
-        """The figure in full: its finding as a title, how to read it, the picture."""
-        drawing, ident, picture = self.drawings[name], escape(name, quote=True), self.drawings[name].below_title
-        size = f'width="{picture.width}" height="{picture.height}"'
-        source = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-        image = f'<image id="picture-{ident}" {size} href="{source}"/>'
-        return (
-            f'<figure class="drawn" id="figure-{ident}"><figcaption id="caption-{ident}">'
-            f"<b>Figure {self.number(name)}. {escape(drawing.finding)}</b>"
-            f"<span>{escape(drawing.reading)}</span></figcaption>"
-            f"{self._shown(name, image)}</figure>"
-        )
-
-    def beside(self, name: str) -> str:
-        """The same figure beside a claim: small, and in full on demand."""
-        again = f'<use href="#picture-{escape(name, quote=True)}"/>'
-        return (
-            f'<details class="figure"><summary><svg class="thumb" aria-hidden="true" {self._box(name)}>{again}</svg>'
-            f"<span><b>Figure {self.number(name)}.</b> {escape(self.drawings[name].finding)}</span></summary>"
-            f"{self._shown(name, again)}</details>"
-        )
-
-    def _shown(self, name: str, picture: str) -> str:
-        """A picture that scrolls sideways where the page is narrower than it can be read."""
-        caption = f"caption-{escape(name, quote=True)}"
-        return (
-            f'<div class="scrolls" role="group" aria-label="Figure {self.number(name)}" tabindex="0">'
-            f'<svg class="picture" role="img" aria-labelledby="{caption}" {self._box(name)}>{picture}</svg></div>'
-        )
-
-    def _box(self, name: str) -> str:
-        picture = self.drawings[name].below_title
-        return f'viewBox="0 0 {picture.width} {picture.height}"'
-
-    def _home(self, name: str) -> str:
-        group = next((group for start, group in STANDS_IN.items() if name.startswith(start)), "")
-        return group if group in self.groups else ""
+def figure_of(claim: Claim, shown: Sequence[Figure]) -> Figure | None:
+    """The figure that draws what the claim is judged by; None where none does."""
+    start = DRAWN_BY.get(claim["id"], DRAWN_BY.get(claim["group"], ""))
+    return next((figure for figure in shown if start and figure.name.startswith(start)), None)

@@ -1,154 +1,212 @@
-"""`report.html`: one self-contained pytest-html file per model, on a page of the project's own.
-
-Pytest-html gathers outcomes, durations and logs, and renders; the template puts its table at the end, and before it
-the answer, the verdicts at a glance and every claim, in plain HTML that needs no script.
-"""
+"""`report.html`: all that its template shows of one model, as data."""
 
 from __future__ import annotations
 
-import copy
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from math import prod
 from typing import Any
-
-import pytest
-from pytest_html.basereport import _format_duration
-from pytest_html.report_data import ReportData
-from pytest_html.selfcontained_report import SelfContainedReport
-from pytest_html.util import _read_template
 
 from awq_core.measured import Measured
 from reports.answer import Answer
+from reports.false_verdicts import trust
 from reports.figures import Drawing
-from reports.gathered import claim_of
-from reports.html import glance, groups, opening, provenance, tests_table
-from reports.html.entry import Judged, Owners, entries, owners
-from reports.html.pictures import Pictures
-from reports.html.repeat import Repeat
-from reports.verdict_words import Claim
-from reports.writing import write_whole
-
-HERE = Path(__file__).parent
-TEMPLATE, STYLE_SHEET = "report.jinja2", "report.css"
+from reports.html.environment import render
+from reports.html.pictures import Figure, figure_of, figures
+from reports.html.run import Phase, Repeat
+from reports.published import Published
+from reports.verdict_words import Claim, catalogue_order
 
 
-class ModelReport(SelfContainedReport):
-    """A pytest-html report on one model's claims, fed by hand with that model's test reports only.
+@dataclass(frozen=True)
+class Entry:
+    """One claim with everything that the page shows beside it.
 
-    It is not registered as a plugin: a user's own `--html` report, and the hooks that dress it, stay untouched.
+    Attributes:
+        claim: its evidence.
+        anchor: where it stands; unique on the page.
+        command: what repeats it; empty where its test is not known.
+        account: pytest's own words on a failure.
+        figure: what draws what it is judged by.
     """
 
-    def __init__(
-        self, path: Path, config: pytest.Config, model: str, *, started: float, session: Sequence[str] = ()
-    ) -> None:
-        """Open the report at `path`; nothing is written before `finish`.
-
-        Args:
-            path: the file; its folder is made.
-            config: the session's, for pytest-html's own settings and for the commands that repeat the run.
-            model: the model's name.
-            started: when the session started, in seconds since the epoch.
-            session: the names of the session's models, in the order asked for.
-        """
-        # The template includes the project's script and pytest-html's own.
-        template = _read_template([HERE, Path(str(files("pytest_html"))) / "resources"], TEMPLATE)
-        super().__init__(path, config, ReportData(config), template, (HERE / STYLE_SHEET).read_text("utf-8"))
-        self.path = path
-        self.config = config
-        self.model = model
-        self.session = list(session) or [model]
-        self._suite_start_time = started
-        self._judged: dict[Owners, Judged] = {}
-        self._broken: list[tuple[str, str]] = []
-        self._keys: dict[str, str] = {}
-        self._report.title = f"AWQ claims on {model}"
-        self._report.table_header = list(tests_table.HEADINGS)
-        self._report.set_data("environment", {})
-        # Every row open, in the order of the page, whatever the user's settings for an own report are.
-        self._report.set_data("renderCollapsed", ["never"])
-        self._report.set_data("initialSort", "original")
-
-    def take(self, report: pytest.TestReport) -> None:
-        """Add one phase of one test; rows appear when its teardown arrives."""
-        # pytest-html rewrites extras in place, and the same report may belong to two models and to `--html`.
-        mine = copy.copy(report)
-        mine.extras = copy.deepcopy(getattr(report, "extras", []))  # type: ignore[attr-defined]
-        self.pytest_runtest_logreport(mine)
-
-    def finish(
-        self,
-        *,
-        answer: Answer,
-        claims: Sequence[Claim],
-        beside: Mapping[str, Sequence[Claim]],
-        drawings: Mapping[str, Drawing],
-        measured: Measured | None,
-        complete: bool,
-        published: str = "",
-    ) -> None:
-        """Write the file, whole or not at all.
-
-        Args:
-            answer: the page's opening.
-            claims: the model's, in the order to be shown.
-            beside: the claims of the session's other models, for the grid.
-            drawings: the figures by name.
-            measured: the measurements; None where they did not finish.
-            complete: False where the run was interrupted before every claim was judged.
-            published: HTML on published numbers, a section of its own, or empty.
-        """
-        repeat = Repeat(self.config, self.session, measured.provenance if measured is not None else {})
-        pictures = Pictures(drawings, list(dict.fromkeys(claim["group"] for claim in claims)))
-        shown = entries(claims, self._judged, repeat.claim, pictures)
-        summary = self._report.additional_summary
-        summary["prefix"] += [opening.partial(complete), opening.answer_first(answer)]
-        summary["prefix"] += [
-            opening.asked(self.model, measured, claims),
-            glance.glance(self.model, shown, beside),
-            tests_table.broken(self._broken),
-            groups.every_claim(shown, pictures),
-            groups.further_figures(pictures),
-        ]
-        summary["postfix"] += [published, provenance.provenance(measured, repeat.run(self._models(claims)))]
-        # Tests report in any order, the more so under pytest-xdist: the rows follow the claims.
-        order = {claim["key"]: place for place, claim in enumerate(claims)}
-        rows = self._report.data["tests"]
-        keys = sorted(rows, key=lambda node: order.get(self._keys.get(node, ""), len(order)))
-        self._report.set_data("tests", {node: rows[node] for node in keys})
-        self._report.running_state = "finished"
-        self._report.total_duration = time.time() - self._suite_start_time
-        self._generate_report()
-
-    def _models(self, claims: Sequence[Claim]) -> list[str]:
-        """The model, and those without which its claims about two sizes could not be judged again."""
-        return list(dict.fromkeys([self.model, *(name for claim in claims for name in claim["models"])]))
-
-    def _write_report(self, rendered_report: str) -> None:
-        write_whole(self.path, rendered_report.encode())
-
-    def _process_report(
-        self, report: pytest.TestReport, duration: float, processed_extras: list[dict[str, Any]]
-    ) -> None:
-        """Make the row of a test (pytest-html's own has other columns), and keep what the claim's article needs."""
-        error = report.failed and report.when != "call"
-        outcome = "Error" if error else _outcome(report)
-        claim, account = claim_of(report), report.longreprtext if report.failed else ""
-        if claim is not None:
-            self._keys[report.nodeid] = claim["key"]
-            if report.when == "call" or owners(claim) not in self._judged:
-                self._judged[owners(claim)] = Judged(report.nodeid, account)
-        if account and (claim is None or error):
-            self._broken.append((report.nodeid, account))
-        row = tests_table.cells(claim, report, outcome, _format_duration(duration))
-        output = {"format_type": "html", "content": tests_table.captured(report), "name": "", "extension": "html"}
-        data: dict[str, Any] = {"extras": [output, *processed_extras], "resultsTableRow": row}
-        self._hydrate_data(data, row)
-        self._report.add_test(data, report, outcome, [])
+    claim: Claim
+    anchor: str
+    command: str = ""
+    account: str = ""
+    figure: Figure | None = None
 
 
-def _outcome(report: pytest.TestReport) -> str:
-    if hasattr(report, "wasxfail"):
-        return "XFailed" if report.skipped else "XPassed"
-    return report.outcome.capitalize()
+@dataclass(frozen=True)
+class GridGroup:
+    """A group's claims side by side, a line for each model: the same claim stands in the same column.
+
+    Attributes:
+        name: the group's.
+        linked: whether the page has the group.
+        lines: by model, its claims with their anchors; no claim where it was not judged, no anchor where it has none
+            on this page.
+    """
+
+    name: str
+    linked: bool
+    lines: Mapping[str, Sequence[tuple[Claim | None, str]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model's report.
+
+    Attributes:
+        model: its name.
+        answer: the page's opening.
+        claims: the model's, in the order to be shown.
+        beside: the claims of the session's other models, for the grid.
+        drawings: the figures by name.
+        measured: the measurements; None where they did not finish.
+        complete: False where the run was interrupted before every claim was judged.
+        phases: the model's tests, as pytest saw them.
+        repeat: the commands.
+        seconds: how long the session took.
+        published: published numbers beside ours.
+    """
+
+    model: str
+    answer: Answer
+    claims: Sequence[Claim]
+    beside: Mapping[str, Sequence[Claim]]
+    drawings: Mapping[str, Drawing]
+    measured: Measured | None
+    complete: bool
+    phases: Sequence[Phase]
+    repeat: Repeat
+    seconds: float = 0.0
+    published: Sequence[Published] = ()
+
+    def html(self) -> bytes:
+        """The page."""
+        title, now = f"AWQ claims on {self.model}", time.strftime("%d-%b-%Y at %H:%M:%S")
+        return render("report.jinja2", title=title, subtitle=f"Report generated on {now}.", report=self)
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """The page's figures, in its order."""
+        return figures(self.drawings, list(dict.fromkeys(claim["group"] for claim in self.claims)))
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The claims with what is shown beside them."""
+        tests: dict[tuple[tuple[str, ...], str], Phase] = {}
+        for phase in self.phases:
+            if phase.claim is not None:
+                tests.setdefault((tuple(phase.claim["models"]), phase.claim["key"]), phase)
+        made = []
+        for anchor, claim in _anchored(self.claims).items():
+            entry = Entry(claim, anchor, figure=figure_of(claim, self.figures))
+            if test := tests.get((tuple(claim["models"]), claim["key"])):
+                command = self.repeat.claim(test.node, claim["models"])
+                entry = replace(entry, command=command, account=test.account)
+            made.append(entry)
+        return made
+
+    @property
+    def groups(self) -> list[tuple[str, list[Entry]]]:
+        """The claims by group."""
+        return [(name, list(members)) for name, members in groupby(self.entries, key=lambda e: e.claim["group"])]
+
+    @property
+    def trust(self) -> str:
+        """How far the verdicts can be trusted, in a sentence."""
+        return trust(self.claims).sentence
+
+    @property
+    def grid(self) -> list[GridGroup]:
+        """The claims of every model of the session."""
+        rows = {self.model: _anchored(self.claims)}
+        rows |= {name: _anchored(claims) for name, claims in self.beside.items() if claims}
+        every = {anchor: claim for row in reversed(rows.values()) for anchor, claim in row.items()}
+        columns = sorted(every, key=lambda anchor: catalogue_order(every[anchor]))
+        mine = rows[self.model]
+        groups = []
+        for group, members in groupby(columns, key=lambda anchor: every[anchor]["group"]):
+            anchors = list(members)
+            lines = {name: [(row.get(a), a if row is mine else "") for a in anchors] for name, row in rows.items()}
+            groups.append(GridGroup(group, any(anchor in mine for anchor in anchors), lines))
+        return groups
+
+    @property
+    def tests(self) -> list[Phase]:
+        """The tests in the order of their claims: they report in any order, the more so under pytest-xdist."""
+        order = {claim["key"]: place for place, claim in enumerate(self.claims)}
+        keys = {phase.node: phase.claim["key"] for phase in self.phases if phase.claim is not None}
+        return sorted(self.phases, key=lambda phase: order.get(keys.get(phase.node, ""), len(order)))
+
+    @property
+    def command(self) -> str:
+        """What repeats the run: on the model, and on those without which its claims about two sizes are not judged."""
+        return self.repeat.run(list(dict.fromkeys([self.model, *(n for c in self.claims for n in c["models"])])))
+
+    @property
+    def model_facts(self) -> dict[str, str]:
+        """The model and how it was measured, for the page's opening; empty texts where there is nothing to say."""
+        if self.measured is None:
+            return {}
+        known = self.measured.provenance
+        identity, revision = str(known.get("id") or self.measured.name), str(known.get("revision") or "")
+        shape = [f"{self.measured.parameters:,} parameters"]
+        if known.get("blocks") and known.get("hidden_size"):
+            shape.append(f"{known['blocks']} blocks of width {known['hidden_size']:,}")
+        if known.get("model_type"):
+            shape.append(str(known["model_type"]))
+        twins = len(self.measured.twins)
+        return {
+            "model": identity if revision in ("", "local") else f"{identity}, revision {revision}",
+            "shape": ", ".join(shape),
+            "calibration text": _text(known, "calibration"),
+            "held-out text": _text(known, "heldout"),
+            "looked at": str(known.get("looked_at") or ""),
+            "effort": ", ".join(str(known[key]) for key in ("effort", "dtype", "device_name") if known.get(key)),
+            "held against": f"{twins} untrained twins" if twins > 1 else "",
+        }
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Everything that the measurements say of themselves."""
+        if self.measured is None:
+            return {}
+        facts = {"parameters": f"{self.measured.parameters:,}", "family": self.measured.family or ""}
+        facts |= _flat(self.measured.provenance)
+        return {
+            name: ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+            for name, value in facts.items()
+            if value not in ("", None)
+        }
+
+
+def _anchored(claims: Sequence[Claim]) -> dict[str, Claim]:
+    """Claims by an anchor of their own: the key, counted where one is judged on several pairs of sizes."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for claim in claims:
+        key = claim["key"]
+        seen[key] += 1
+        found[key if seen[key] == 1 else f"{key}-{seen[key]}"] = claim
+    return found
+
+
+def _text(known: Mapping[str, Any], split: str) -> str:
+    text, shape = str(known.get(f"{split}_text") or ""), known.get(f"{split}_shape")
+    return f"{text}, {prod(shape):,} tokens" if text and shape else text
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, their names joined: `tokens: heldout`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        flat |= _flat(value, f"{label}: ") if isinstance(value, Mapping) else {label: value}
+    return flat

@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reports.command import Parser
 from reports.compare import __main__ as compare
 from reports.evidence_file import read_evidence
-from reports.nightly.index_page import Entry, index_page, summary
+from reports.html.environment import render
+from reports.verdict_words import tally
 from reports.writing import write_whole
 
 PUBLISHED = ("report.html", "evidence.json", "diagnostic.json")
@@ -30,6 +31,7 @@ FIRST = "first night"
 PARTIAL = "partial tonight: not compared"
 MISSING = "no evidence tonight"
 UNREADABLE = "cannot be compared: the log says why"
+HEADINGS = ("Model", "torch", "Verdicts", "Since the night before", "Measured", "Read")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,27 @@ class Key:
 
     torch: str
     model: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model's night.
+
+    Attributes:
+        model: its name.
+        torch: the torch it was measured under: a version, or pinned.
+        status: what became of the comparison with the night before, in words.
+        measured: when.
+        verdicts: one for each claim.
+        links: words to a path relative to the page.
+    """
+
+    model: str
+    torch: str
+    status: str
+    measured: str = ""
+    verdicts: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def evidence_below(folder: Path) -> dict[Key, Path]:
@@ -69,8 +92,25 @@ def night(before: Path, tonight: Path, site: Path) -> tuple[list[Entry], str]:
         status, text = _compared(earlier.get(key), later[key], record, target)
         entries.append(_entry(key, record, status, target, site))
         changes += [f"## {key.model}, torch {key.torch}\n\n{text}"] if status == CHANGED else []
-    write_whole(site / "index.html", index_page(entries).encode())
+    write_whole(site / "index.html", index_page(entries))
     return entries, "\n\n".join(changes)
+
+
+def summary(entries: Sequence[Entry]) -> str:
+    """The table in Markdown, without links: artifacts are not reached from a job's summary."""
+    rows = [(one.model, one.torch, tally(one.verdicts), one.status, one.measured) for one in entries]
+    lines = [HEADINGS[:-1], tuple("---" for _ in HEADINGS[:-1]), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def index_page(entries: Sequence[Entry]) -> bytes:
+    """The site's first page; it needs nothing but itself and the reports beside it."""
+    explained = (
+        "Each model's claims as measured in the last night, and what changed since the night before it. "
+        "A refuted claim is a result; only a change opens an issue."
+    )
+    title = "AWQ claims, nightly"
+    return render("nightly.jinja2", title=title, subtitle=explained, headings=HEADINGS, entries=entries)
 
 
 def _publish(source: Path, target: Path) -> None:

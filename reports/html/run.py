@@ -1,18 +1,80 @@
-"""How to repeat a run, or one claim of it: the shell command, with every option that the numbers depend on."""
+"""The run that a page is about: its tests as pytest saw them, and the commands that repeat it, or one claim of it."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+from reports.gathered import claim_of
+from reports.verdict_words import Claim
 
 PLAIN = re.compile(r"[\w@%+=:,./~-]+")
 APART = ("--output", "reports/repeated")
 """A single claim's report goes elsewhere: it would replace that of the whole run."""
 TEXTS = ("--calibration-text", "--heldout-text")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a test that says something: its call, or a set-up or teardown that did not pass.
+
+    Attributes:
+        node: the test's id.
+        name: the same, with the phase where it is not the call.
+        outcome: in pytest's words, such as `passed`, `xfailed` or `error`.
+        seconds: its duration, for a call that of the whole test.
+        claim: the evidence, where it left some.
+        account: pytest's own words on a failure; empty where there was none.
+        output: what the test printed and logged.
+    """
+
+    node: str
+    name: str
+    outcome: str
+    seconds: float
+    claim: Claim | None
+    account: str
+    output: str
+
+    @property
+    def without_verdict(self) -> bool:
+        """Whether it failed without evidence, or outside the test itself."""
+        return bool(self.account) and (self.claim is None or self.outcome == "error")
+
+
+def phases(reports: Iterable[pytest.TestReport]) -> list[Phase]:
+    """What is to be shown of the tests' reports, test by test in the order in which they first reported."""
+    by_test: dict[str, list[pytest.TestReport]] = {}
+    for report in reports:
+        by_test.setdefault(report.nodeid, []).append(report)
+    return [
+        Phase(
+            node=node,
+            name=node if report.when == "call" else f"{node}::{report.when}",
+            outcome=_outcome(report),
+            seconds=sum(each.duration for each in test) if report.when == "call" else report.duration,
+            claim=claim_of(report),
+            account=report.longreprtext if report.failed else "",
+            # The last report has the output of every phase.
+            output="\n".join(f"{name}\n{content}".rstrip() for name, content in test[-1].sections),
+        )
+        for node, test in by_test.items()
+        for report in test
+        if report.when == "call" or not report.passed
+    ]
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if report.failed and report.when != "call":
+        return "error"
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return report.outcome
 
 
 class Repeat:

@@ -1,11 +1,17 @@
-"""What a verdict means, in sentences: where the interval lies, what else bears on it, what it does to the run."""
+"""What the page says of one claim: what its verdict means, in sentences, and the readings beside it.
+
+All that is read of a claim's details is read here.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from awq_core.judging.evidence import Verdict
 from reports.verdict_words import (
     Claim,
     interval_name,
+    interval_text,
     is_exact,
     is_judged,
     is_registered,
@@ -105,3 +111,44 @@ def _registration(claim: Claim) -> str:
     if registered.get("conditions_met", True):
         return f"It is registered as {registered['verdict']} under the same conditions: the change fails the run."
     return f"It was registered as {registered['verdict']} under other conditions: the change warns, and does not fail."
+
+
+def judged_by(claim: Claim) -> str:
+    """The number line in words, after the estimate: `95% interval [1.2, 1.42]; supported above 1.02`."""
+    interval = "exact" if is_exact(claim) else f"{interval_name(claim)} {interval_text(claim)}"
+    parts = [interval if claim["interval"] else "", f"supported {threshold_text(claim)}" if claim["threshold"] else ""]
+    return "; ".join(filter(None, parts))
+
+
+def facts(claim: Claim) -> dict[str, str]:
+    """How the claim was judged, and against what; empty texts where there is nothing to say."""
+    return {
+        "untrained twin": number(claim["twin_estimate"]),
+        "resampled": _resampled(claim["interval"]),
+        "kind": f"{claim['kind']}, version {claim['version']}",
+        "with clipping": str(claim["details"].get("with clipping", "")),
+        "on": " and ".join(claim["models"]) if len(claim["models"]) > 1 else "",
+    }
+
+
+def _resampled(interval: dict[str, Any] | None) -> str:
+    if not interval:
+        return ""
+    seed = "" if interval["seed"] is None else f", seed {interval['seed']}"
+    return f"{interval['n']:,} {interval['resampled']}, {interval['method']}{seed}"
+
+
+def against(claim: Claim) -> tuple[str, dict[str, str]]:
+    """The parts that speak most against the claim: what they are called, and their values by name."""
+    named = str(claim["details"].get("the linears named", "what speaks most against it"))
+    return named[:1].upper() + named[1:], {item["name"]: number(item["value"]) for item in claim["contrary"]}
+
+
+def also_read(claim: Claim) -> dict[str, str]:
+    """What else was read from the same measurement, and is shown nowhere else."""
+    shown = ("the linears named", "with clipping")
+    return {
+        "p value" if name == "p_value" else name: number(value) if isinstance(value, float) else str(value)
+        for name, value in claim["details"].items()
+        if name not in shown
+    }

@@ -1,4 +1,4 @@
-/* Filters and copying. Without this script every claim is on the page, and stays there. */
+/* Filters, sorting and copying. Without this script every claim and every test is on the page, and stays there. */
 (() => {
   "use strict";
   const form = document.getElementById("filters");
@@ -45,6 +45,33 @@
     addEventListener("hashchange", reveal);
     apply();
     reveal();
+  }
+
+  // The run's table: outcomes to choose from, headings to sort by.
+  const outcomes = document.getElementById("outcomes");
+  const table = document.getElementById("results-table");
+  const tests = [...table.tBodies[0].rows];
+  outcomes.hidden = false;
+  outcomes.addEventListener("change", () => {
+    const chosen = [...outcomes.querySelectorAll(":checked")].map((box) => box.value);
+    for (const test of tests) test.hidden = !chosen.includes(test.dataset.outcome);
+  });
+  const headings = [...table.tHead.rows[0].cells];
+  for (const [column, heading] of headings.entries()) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "sortable";
+    button.textContent = heading.textContent;
+    button.addEventListener("click", () => {
+      const direction = heading.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      const text = (row) => row.cells[column].dataset.order ?? row.cells[column].textContent;
+      const sign = direction === "ascending" ? 1 : -1;
+      tests.sort((one, other) => sign * text(one).localeCompare(text(other), undefined, { numeric: true }));
+      table.tBodies[0].append(...tests);
+      for (const other of headings) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", direction);
+    });
+    heading.replaceChildren(button);
   }
 
   // Where the browser may write to the clipboard (a local file may), each command gets a button.
