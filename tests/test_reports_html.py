@@ -4,7 +4,6 @@ import html
 import re
 import shlex
 
-import markupsafe
 import pytest
 
 from tests.reporting_sessions import CONFTEST, MEASURING, Session, evidence, page, pytest_html_rows, rows
@@ -46,14 +45,14 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
     assert set(re.findall(r'<use href="#picture-([^"]*)"', text)) <= set(figures)
     # Everything is plain HTML, which needs no script.
     parts = (
-        str(markupsafe.escape(content["answer"])),
+        content["answer"],
         'id="asked"',
         'id="verdicts"',
         'id="claims"',
         'id="provenance"',
         'id="results-table"',
     )
-    places = [text.index(part) for part in parts]
+    places = [html.unescape(text).index(part) for part in parts]
     assert places == sorted(places)
     # Self-contained: nothing is loaded from elsewhere.
     assert_self_contained(text)

@@ -1,1 +1,1 @@
-"""`report.html`: its page, section by section."""
+"""`report.html`: what it shows, as data, and the templates of every page."""
