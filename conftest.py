@@ -1,4 +1,7 @@
-"""The suite's plugins. Options, models and measuring live in `fixtures`; evidence and reports in `reports`."""
+"""What holds for every test below this folder. The suite's plugins are named in pyproject.toml: fixtures, reports, claims.
+
+They are not named here, since no `conftest.py` of this project reaches claims in a folder elsewhere.
+"""
 
 import os
 from pathlib import Path
@@ -6,8 +9,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-
-pytest_plugins = ["fixtures.plugin", "reports.plugin", "pytester"]
 
 # The same examples on every machine in CI; new ones every time at a desk.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -25,5 +26,5 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     if found != own and config.known_args_namespace.inifilename is None:
         raise pytest.UsageError(
             f"pytest reads its settings from {found or 'nowhere'}, not from {own}, because of a path among the "
-            "options; join options and paths with an equals sign, as in --calibration-text=FILE, or give -c"
+            "options; join options and paths with an equals sign, as in --calibration-text=FILE, or give -c pyproject.toml"
         )

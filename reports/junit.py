@@ -25,8 +25,7 @@ def plain_properties(claim: Claim) -> dict[str, str]:
 
 
 def add_plain_properties(report: pytest.TestReport) -> None:
-    """Add the properties to a report that carries a claim; a second time, as under pytest-xdist, adds nothing."""
+    """Add the properties to a report that carries a claim."""
     claim = claim_of(report)
-    if claim is None or any(name == NAMES[0] for name, _ in report.user_properties):
-        return
-    report.user_properties = [*plain_properties(claim).items(), *report.user_properties]
+    if claim is not None:
+        report.user_properties = [*plain_properties(claim).items(), *report.user_properties]

@@ -1,7 +1,7 @@
 """The pytest plugin of the reports: gathers evidence while claims run, words verdicts, writes what a session leaves.
 
 A claim's test says what it found with `record_property("claim", evidence.as_dict())`, and which models it is about
-with the user property `claims_models`. Both travel on test reports, so they arrive with and without pytest-xdist.
+with the user property `claims_models`. Both travel on test reports.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gather on the controller only: workers of pytest-xdist send it their reports."""
-    if hasattr(config, "workerinput"):
-        return
+    """Gather the evidence of this session."""
     reporter = Reporter(config)
     config.pluginmanager.register(reporter, "claims-reporter")
     if config.getoption("htmlpath", default=None):  # pytest-html's --html

@@ -18,7 +18,7 @@ import xarray as xr
 import awq_core
 import fixtures.cache.store
 from fixtures.cache.store import JUDGING, MeasurementCache, instrument_version, instruments, key_of
-from fixtures.errors import NotMeasuredError, UserError
+from fixtures.errors import UserError
 
 NAMES = ("channels", "errors")
 KEY = "ab" * 32
@@ -271,17 +271,6 @@ def test_a_refresh_measures_again_once_in_a_run(tmp_path, measure):
     assert measure.calls == 2
 
 
-def test_a_cache_that_only_reads_measures_nothing(tmp_path, measure):
-    cache = MeasurementCache(tmp_path, refresh=True)
-    cache.only_reads = True
-    with pytest.raises(NotMeasuredError):
-        cache.datasets(KEY, NAMES, measure)
-    assert measure.calls == 0
-    MeasurementCache(tmp_path).datasets(KEY, NAMES, measure)
-    xr.testing.assert_identical(cache.datasets(KEY, NAMES, measure)[0], datasets()[0])
-    assert measure.calls == 1
-
-
 def test_of_several_that_want_the_same_only_one_measures(tmp_path):
     # A file lock of each cache object's own excludes other threads as it does other processes.
     started = threading.Barrier(4)
@@ -363,9 +352,6 @@ def test_what_is_known_is_read_and_nothing_is_measured(cache, measure, lines):
     assert refresh.known(KEY, NAMES) is None
     refresh.datasets(KEY, NAMES, measure)
     assert refresh.known(KEY, NAMES) is not None  # its own
-    reading = MeasurementCache(cache.folder, refresh=True)
-    reading.only_reads = True
-    assert reading.known(KEY, NAMES) is not None
     truncate(entry(cache))
     assert cache.known(KEY, NAMES) is None
     assert cache.known(KEY, NAMES) is None

@@ -183,12 +183,3 @@ def test_a_refresh_that_was_killed_goes_on_only_without_the_option(tmp_path):
     unwanted = pytest.fail
     cached(tmp_path).datasets(KEY, ("a",), unwanted)
     assert list(tmp_path.rglob("blocks")) == []
-
-
-def test_a_cache_that_only_reads_removes_nothing(tmp_path):
-    resumed(cached(tmp_path))
-    stopped(cached(tmp_path, refresh=True))
-    cache = cached(tmp_path)
-    cache.only_reads = True
-    cache.datasets(KEY, ("a",), pytest.fail)
-    assert list(tmp_path.rglob("blocks")) != []

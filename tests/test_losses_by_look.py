@@ -23,7 +23,6 @@ from awq_core.measure.methods.table import METHODS, strategies
 from awq_core.measured import JUDGED_BITS, Measured
 from fixtures.cache.checkpoints import BlocksOnDisk
 from fixtures.cache.store import MeasurementCache
-from fixtures.errors import NotMeasuredError
 from fixtures.measuring.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at, losses_dataset
 from fixtures.measuring.model import calibration_texts
 from fixtures.progress import MeasurementProgress
@@ -351,19 +350,6 @@ def test_a_full_disk_costs_what_a_kill_would_and_nothing_else(
     (line,) = lines
     assert "awq-block-3" in line
     assert "cannot be kept (No space left on device)" in line
-
-
-def test_a_cache_that_only_reads_gives_what_it_has(make: Make) -> None:
-    with pytest.raises(NotMeasuredError):
-        reading(make(asking())).measure()
-    make(asking({"rtn-4": 1})).measure()
-    assert scored(reading(make()).measure()) == UNCALIBRATED | {"full": 6, "rtn-4": 6}
-    assert scored(reading(make(refresh=True)).measure()) == UNCALIBRATED | {"full": 6, "rtn-4": 6}
-
-
-def reading(losses: LossesByLook) -> LossesByLook:
-    losses.cache.only_reads = True
-    return losses
 
 
 TRIAL = [(["rtn-3"], 4, "tried")]

@@ -2,8 +2,6 @@
 
 import xml.etree.ElementTree as ET
 
-import pytest
-
 from awq_core.judging.evidence import Threshold, Verdict
 from reports.evidence_file import read_evidence
 from reports.junit import NAMES, plain_properties
@@ -30,11 +28,8 @@ def properties(path):
     }
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["in-process", "xdist"])
-def test_every_claim_has_its_evidence_as_plain_text(session, pytester, workers):  # noqa: F811
-    if workers:
-        pytest.importorskip("xdist")
-    session(SOURCE, "--junitxml=results.xml", "-o", "junit_family=xunit1", *workers)
+def test_every_claim_has_its_evidence_as_plain_text(session, pytester):  # noqa: F811
+    session(SOURCE, "--junitxml=results.xml", "-o", "junit_family=xunit1")
     found = properties(pytester.path / "results.xml")
     shown = {name: dict(pairs) for name, pairs in found.items()}
     assert {key: shown["test_holds"][key] for key in NAMES} == {

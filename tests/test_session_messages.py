@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from claims.support.claim import REGISTRY
-from tests.suite_sessions import ROOT, everything, text
+from fixtures.plugin import SESSION
+from tests.suite_sessions import QUICK_CLAIMS, ROOT, everything, text
 from tests.tiny_models import write_model
 
 
@@ -238,9 +239,39 @@ def test_a_listed_claim_that_was_not_selected_is_no_error(suite, deviations, mon
     result.stdout.no_fnmatch_line("payoff.*")
 
 
-def test_under_xdist_it_is_one_line_too(suite):
+@pytest.mark.parametrize(
+    "claims", [QUICK_CLAIMS, ("claims",), ("tests/test_cache.py", "claims/test_bits.py::test_cliff")]
+)
+def test_claims_in_several_processes_are_refused(suite, claims):
     pytest.importorskip("xdist")
-    short = suite.pytester.path / "short.txt"
-    short.write_text(text(20, seed=9))
-    result = suite.run("-n1", f"--calibration-text={short}")
-    assert_one_clear_line(result, suite, "too short")
+    result = suite.run("-n2", claims=claims)
+    assert_one_clear_line(result, suite, "-n: ", "share their measurements in one process; run claims without -n")
+
+
+def test_the_suite_s_own_tests_may_run_in_several_processes(suite):
+    pytest.importorskip("xdist")
+    own = ("tests/test_racing.py", "claims/quantizer_math/test_duo_scales.py")
+    result = suite.run("-n1", model="", claims=own)  # two would only start more slowly
+    assert result.ret == pytest.ExitCode.OK
+    assert result.parseoutcomes()["passed"] > 1
+
+
+def test_claims_that_nobody_answers_for_are_not_scored_silently(suite, monkeypatch):
+    monkeypatch.delattr("claims.plugin.pytest_claims_requirements")
+    result = suite.run()
+    assert_one_clear_line(result, suite, "4 claims are selected and no plugin says what they need", "-p claims.plugin")
+
+
+def test_claims_are_asked_once_before_a_model_is_opened(suite):
+    asked = []
+
+    class Watching:
+        @pytest.hookimpl(wrapper=True)
+        def pytest_claims_requirements(self, config, items):
+            answer = yield
+            asked.append(([item.name for item in items], list(config.stash[SESSION].opened), answer.stages))
+            return answer
+
+    suite.plugins.append(Watching())
+    suite.run("-k", "some_layer")
+    assert asked == [(["test_some_layer[any-bits-tiny]"], [], {"layers", "twins"})]

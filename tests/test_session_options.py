@@ -161,16 +161,3 @@ def test_a_damaged_cache_entry_is_told_in_one_line(suite, tmp_path, monkeypatch)
     assert_no_traceback(result)
     claims = [json.loads(text)["claims"] for text in (before, (suite.output / "tiny" / "evidence.json").read_text())]
     assert claims[0] == claims[1]
-
-
-def test_workers_of_xdist_judge_as_one_process_does(suite):
-    pytest.importorskip("xdist")
-    suite.run()
-    alone = json.loads((suite.output / "tiny" / "evidence.json").read_text())
-    result = suite.run("-n1")  # two would only start more slowly
-    assert_no_traceback(result)
-    result.stdout.fnmatch_lines(["tiny: tiny, revision local, *", "  measured before: judged from the cache"])
-    together = json.loads((suite.output / "tiny" / "evidence.json").read_text())
-    assert together["claims"] == alone["claims"]
-    assert together["complete"] is True
-    assert (suite.output / "tiny" / "diagnostic.json").is_file()

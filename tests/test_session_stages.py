@@ -259,18 +259,6 @@ def test_figures_are_drawn_of_what_was_measured(suite, monkeypatch):
     assert model_of(suite)["stages"] == ["layers"]
 
 
-def test_workers_of_xdist_measure_what_is_needed(suite, tmp_path, monkeypatch):
-    pytest.importorskip("xdist")
-    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(tmp_path))
-    result = suite.run("-n1", "-k", "fake_traffic", claims=("claims/test_calibration.py",))
-    assert_no_traceback(result)
-    assert "  stages measured: layers, untrained twins, other traffic (--stages needed)" in everything(result)
-    assert list(tmp_path.rglob("losses.nc")) == []
-    assert len(list(tmp_path.rglob("traffic.nc"))) == 2
-    assert model_of(suite)["stages"] == ["layers", "twins", "traffic"]
-    assert (suite.output / "tiny" / "diagnostic.json").is_file()
-
-
 def test_a_run_without_all_stages_is_not_registered(tmp_path, monkeypatch, capsys):
     model = {"name": "tiny", "stages": ["layers", "twins"]}
     record = {"schema_version": SCHEMA_VERSION, "complete": True, "model": model, "claims": []}

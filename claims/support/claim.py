@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -107,6 +108,16 @@ class Claim:
         """The catalogue's group: what stands before the dot."""
         return self.id.split(".")[0]
 
+    @property
+    def file(self) -> Path:
+        """The file that states it."""
+        return Path(inspect.getfile(self.estimate)).resolve()
+
+    @property
+    def of_the_suite(self) -> bool:
+        """Whether it is one of the suite's own claims, and not from a folder elsewhere."""
+        return self.file.parent == Path(__file__).resolve().parents[1]
+
     def keys(self) -> list[str]:
         """`payoff.layers@4`, `payoff.layers@3`; or the id alone."""
         return [f"{self.id}@{bits}" for bits in self.bits] or [self.id]
@@ -117,6 +128,9 @@ READS: dict[str, tuple[Stage, ...]] = {"layer": ("layers",), "pair": ("layers",)
 
 REGISTRY: dict[str, Claim] = {}
 """Every claim by id, in the order in which its file states it."""
+
+CLASHES: dict[str, tuple[str, str]] = {}
+"""By id, the two files that state different claims under it: an error as soon as the whole catalogue is asked for."""
 
 
 def claim(
@@ -149,18 +163,16 @@ def claim(
         level: see `Claim`.
         bits: see `Claim`.
         reads: see `Claim`; by default the model's layers, and losses for a claim about the model.
-
-    Raises:
-        ValueError: for an id that is taken by another function.
     """
     threshold = None if above is None and below is None else Threshold(above, below)
 
     def decorate(function: Callable[[Any, Setting], Result]) -> Callable[..., None]:
-        known = REGISTRY.get(identifier)
-        if known is not None and inspect.getsourcefile(known.estimate) != inspect.getsourcefile(function):
-            raise ValueError(f"two claims are called {identifier!r}")
         stages = READS[level] if reads is None else reads
         entry = Claim(identifier, words, source, threshold, unit, version, kind, level, bits, function, stages)
+        known = REGISTRY.get(identifier)
+        if known is not None and known.file != entry.file:
+            # No error here: pytest would show an error of an import at length, and go on.
+            CLASHES[identifier] = (str(known.file), str(entry.file))
         REGISTRY[identifier] = entry
 
         def test(measured: Any, setting: Setting, judge: Any) -> None:

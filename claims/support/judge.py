@@ -20,6 +20,10 @@ from fixtures.measuring.stages import Stage, in_words
 DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
 """AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
 
+ALONE = "replication needs two sizes of a family; give --model twice"
+LEFT_OUT = "not measured (--stages)"
+"""Why a claim is not applicable to what a run asked for, rather than to the model: nothing that is to be registered."""
+
 
 def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: bool = True) -> Evidence:
     """Judge one claim on one model, or on two sizes of a family.
@@ -78,10 +82,10 @@ def _judge_once(
     )
     try:
         if claim.level == "pair" and len(models) < 2:
-            raise NotApplicableError("replication needs two sizes of a family; give --model twice")
+            raise NotApplicableError(ALONE)
         if missing := not_measured(claim, models):
             verb = "was" if missing == ["traffic"] else "were"
-            raise NotApplicableError(f"{in_words(missing)} {verb} not measured (--stages)")
+            raise NotApplicableError(f"{in_words(missing)} {verb} {LEFT_OUT}")
         result = claim.estimate(asked, setting)
     except InsufficientDataError as lack:
         evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)

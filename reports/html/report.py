@@ -140,7 +140,7 @@ class Report:
 
     @property
     def tests(self) -> list[Phase]:
-        """The tests in the order of their claims: they report in any order, the more so under pytest-xdist."""
+        """The tests in the order of their claims: they report in any order."""
         order = {claim["key"]: place for place, claim in enumerate(self.claims)}
         keys = {phase.node: phase.claim["key"] for phase in self.phases if phase.claim is not None}
         return sorted(self.phases, key=lambda phase: order.get(keys.get(phase.node, ""), len(order)))

@@ -1,8 +1,7 @@
-"""Judging, as pytest sees it: a verdict becomes an outcome."""
+"""The pytest plugin of the claims, wherever their files are: what they need, and how a verdict becomes an outcome."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,18 +12,56 @@ import pytest
 
 from awq_core.judging.evidence import Evidence, Verdict
 from awq_core.measured import Measured
-from claims.support.catalogue import whole_catalogue
+from claims.support.catalogue import ClashError, every_key
 from claims.support.claim import Claim, Pair, Setting
-from claims.support.deviations import DeviationsError, read_deviations
+from claims.support.deviations import Deviations, DeviationsError, read_deviations
 from claims.support.judge import judge as judge_claim
 from claims.support.judge import not_measured
 from claims.support.outcome import ChangedVerdictWarning, failure_message
 from claims.support.published import PublishedError, published_for, read_published
 from claims.support.undecided import claims_about_models, still_wanted
-from fixtures.measuring.stages import Stage
 from fixtures.plugin import NO_PAIR, SESSION
+from fixtures.session import Requirements
+
+OWN_TESTS = ("tests", "claims/quantizer_math")
+"""Folders of the suite's tests that are no claims: these may run in several processes."""
+
+DEVIATIONS = pytest.StashKey[dict[str, tuple[Deviations, Deviations]]]()
+"""By model: what the suite has registered, and what the folder given with `--claims-deviations` has."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the option that claims from elsewhere need."""
+    parser.getgroup("awq claims").addoption(
+        "--claims-deviations",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of registered verdicts, MODEL.toml each, read beside the suite's own",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what cannot work, before anything is collected.
+
+    Raises:
+        UsageError: for a folder of deviations that is not there, and for claims under pytest-xdist.
+    """
+    folder = config.getoption("--claims-deviations")
+    if folder is not None and not folder.is_dir():
+        raise pytest.UsageError(f"--claims-deviations names no folder: {str(folder)!r}; correct it or make the folder")
+    if config.getoption("dist", "no") == "no":
+        return
+    own = [Path(__file__).resolve().parents[1] / name for name in OWN_TESTS]
+    for argument in config.args:
+        path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
+        if not any(path.is_relative_to(folder) for folder in own):
+            raise pytest.UsageError(
+                f"-n: {argument} may hold claims, which share their measurements in one process; run claims without -n"
+            )
+
+
+@pytest.hookimpl(tryfirst=True)  # the precision comes before the model in a test's name
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each precision that a claim is judged at."""
     marker = metafunc.definition.get_closest_marker("claim")
@@ -33,45 +70,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("setting", settings, ids=[f"{s.bits}-bit" if s.bits else "any-bits" for s in settings])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Read what is registered before anything is measured: an entry that matches no claim is an error.
+@pytest.hookimpl
+def pytest_claims_requirements(config: pytest.Config, items: list[pytest.Item]) -> Requirements:
+    """The stages that the selected claims read, and which strategies they still need, given what was measured.
 
-    And say what the selected claims want, for models whose losses are scored look by look.
+    Raises:
+        UsageError: if two claims share an id, an entry of registered verdicts matches no claim, or a file of registered
+            verdicts or of published numbers cannot be used.
     """
+    folder = config.getoption("--claims-deviations")
     try:
         read_published()
-        for name in session.config.stash[SESSION].names:
-            read_deviations(name)
-    except (DeviationsError, PublishedError) as problem:
+        known = every_key()
+        config.stash[DEVIATIONS] = {
+            name: (
+                read_deviations(name, known=known),
+                Deviations({}, {}) if folder is None else read_deviations(name, folder, known),
+            )
+            for name in config.stash[SESSION].names
+        }
+    except (ClashError, DeviationsError, PublishedError) as problem:
         raise pytest.UsageError(str(problem)) from None
-    selected = [item for item in session.items if item.get_closest_marker("claim") and NO_PAIR not in item.name]
-    asked = claims_about_models(
+    asked = [
         (item.get_closest_marker("claim").args[0], item.callspec.params["setting"])  # type: ignore[attr-defined, union-attr]
-        for item in selected
-    )
-    session.config.stash[SESSION].wanted = partial(still_wanted, asked)
+        for item in items
+        if NO_PAIR not in item.name
+    ]
+    stages = frozenset(stage for claim, _ in asked for stage in claim.stages)
+    return Requirements(stages, partial(still_wanted, claims_about_models(asked)))
 
 
 @pytest.hookimpl
 def pytest_claims_header(config: pytest.Config, name: str, provenance: dict[str, Any]) -> list[str]:
     """A line where a run is not like the one whose verdicts are registered."""
     # A control's tokens are drawn when it is measured, after the header.
-    unmet = [key for key in read_deviations(name).unmet(provenance) if key in provenance]
-    if not unmet:
+    found = (key for file in config.stash[DEVIATIONS][name] for key in file.unmet(provenance) if key in provenance)
+    if not (unmet := list(dict.fromkeys(found))):
         return []
     return [f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail"]
-
-
-@pytest.hookimpl
-def pytest_claims_stages(nodeid: str) -> frozenset[Stage] | None:
-    """What the claim behind a node id reads, for a process that has collected none."""
-    path, _, test = nodeid.partition("::")
-    wanted = Path(path).name, test.split("[")[0]
-    for claim in whole_catalogue().values():
-        if (Path(inspect.getfile(claim.estimate)).name, claim.estimate.__name__) == wanted:
-            return claim.stages
-    return None
 
 
 @pytest.hookimpl
@@ -86,6 +122,7 @@ def judge(
 ) -> Callable[[Claim, Measured | Pair, Setting], None]:
     """Judge a claim, record its evidence, and end the test as its verdict says."""
     strict = request.config.getoption("--strict-claims")
+    registered = request.config.stash[DEVIATIONS]
 
     def run(claim: Claim, subject: Measured | Pair, setting: Setting) -> None:
         __tracebackhide__ = True
@@ -96,7 +133,9 @@ def judge(
         models = [subject] if isinstance(subject, Measured) else list(subject)
         left_out = bool(not_measured(claim, [measured.for_claim(claim.id) for measured in models]))
         if evidence.verdict is not Verdict.REPORTED and not alone and not left_out:
-            evidence.registered = read_deviations(owner.name).registration(evidence, owner.provenance)
+            suite, other = registered[owner.name]
+            file = suite if claim.of_the_suite and evidence.key not in other.entries else other
+            evidence.registered = file.registration(evidence, owner.provenance)
         record_property("claim", evidence.as_dict())
         _conclude(evidence, strict)
 
