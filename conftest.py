@@ -1,7 +1,4 @@
-"""What holds for every test below this folder. The suite's plugins are named in pyproject.toml: fixtures, reports, claims.
-
-They are not named here, since no `conftest.py` of this project reaches claims in a folder elsewhere.
-"""
+"""Settings of every test in this project. Its plugins are named in pyproject.toml, for claims elsewhere too."""
 
 import os
 from pathlib import Path
@@ -26,5 +23,6 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     if found != own and config.known_args_namespace.inifilename is None:
         raise pytest.UsageError(
             f"pytest reads its settings from {found or 'nowhere'}, not from {own}, because of a path among the "
-            "options; join options and paths with an equals sign, as in --calibration-text=FILE, or give -c pyproject.toml"
+            "options; join options and paths with an equals sign, as in --calibration-text=FILE, or give "
+            "-c pyproject.toml"
         )

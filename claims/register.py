@@ -3,7 +3,7 @@
     python -m claims.register reports/out/embedded-tiny reports/out/embedded-small
     python -m claims.register --claims-deviations ../my_claims/deviations reports/out/embedded-tiny
 
-With `--claims-deviations` the verdicts of claims from other folders than the suite's are registered, in the folder given.
+With `--claims-deviations` the verdicts of claims from other folders are registered, in the folder given.
 Reasons already given by hand are kept where the claim still has the same verdict.
 """
 

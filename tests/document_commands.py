@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".git", ".venv", "out", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist")
 MODELS_FOLDER = "AWQ_CLAIMS_MODELS"
 READS_REPORTS = (
+    "claims.lock",
     "claims.register",
     "reports.compare",
     "reports.findings",

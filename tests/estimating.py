@@ -9,12 +9,24 @@ from scipy import stats
 
 from awq_core.judging.evidence import Verdict
 from awq_core.measured import Measured
-from claims.support.catalogue import whole_catalogue
+from claims.support.catalogue import the_suites_own
 from claims.support.claim import REGISTRY, Setting
 from claims.support.judge import judge
 from tests.hand_made import STRATEGIES, WINDOWS, hand_made, set_channel, set_losses
 
-whole_catalogue()  # registers every claim
+CATALOGUE = the_suites_own()
+OF_RECORDS = {
+    "mechanism.equivalence",
+    "mechanism.no-overhead",
+    "mechanism.traffic-arithmetic",
+    "bits.four-times-smaller",
+    "gptq.slower",
+}
+"""Claims about the model for which nothing is sampled."""
+OF_LOSSES = {claim.id for claim in CATALOGUE.values() if claim.level == "model"} - OF_RECORDS
+"""Claims about window losses: all but `bits.cliff`, which needs blocks too, resample windows alone."""
+DAGGERED = [(name, CATALOGUE[name].bits[-1]) for name in sorted(OF_LOSSES)]
+"""Claims about recovering damage, each with a precision."""
 
 OUTLIER = ("o", "down")
 REST = ("q", "k", "v", "gate", "up")

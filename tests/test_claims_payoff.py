@@ -12,14 +12,13 @@ from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.judge import judge
-from tests.estimating import damaged, estimate, t_interval, verdict
+from tests.estimating import DAGGERED, damaged, estimate, t_interval, verdict
 from tests.hand_made import (
     WINDOWS,
     hand_made,
     set_errors,
     set_losses,
 )
-from tests.registered_claims import DAGGERED
 
 # payoff
 

@@ -11,7 +11,7 @@ from awq_core.judging.evidence import Threshold, Verdict
 from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, Setting
 from claims.support.judge import judge
-from tests.estimating import damaged, estimate
+from tests.estimating import CATALOGUE, OF_LOSSES, OF_RECORDS, damaged, estimate
 from tests.hand_made import (
     ROLES,
     hand_made,
@@ -20,7 +20,6 @@ from tests.hand_made import (
     set_errors,
     set_site,
 )
-from tests.registered_claims import CATALOGUE, MODEL_LEVEL, OF_LOSSES, OF_RECORDS
 
 # what every claim shares
 
@@ -28,7 +27,9 @@ from tests.registered_claims import CATALOGUE, MODEL_LEVEL, OF_LOSSES, OF_RECORD
 def layer_claims() -> list[str]:
     # Those that resample blocks: a single linear is judged by its groups of windows, and a count by itself.
     others = {"concentration.some-layer", "outliers.heavy-tailed", "payoff.one-layer", "mechanism.uniform-is-nothing"}
-    return [c for c in CATALOGUE if c not in others | MODEL_LEVEL and not c.startswith("replication.verdicts")]
+    return [
+        c for c in CATALOGUE if c not in others | OF_LOSSES | OF_RECORDS and not c.startswith("replication.verdicts")
+    ]
 
 
 @pytest.mark.parametrize("claim", layer_claims())
@@ -37,7 +38,7 @@ def test_three_blocks_are_insufficient_data(claim: str) -> None:
     measured = hand_made(3, twins=twins)
     set_errors(measured, 0.5, alpha=0.5)
     subject = (measured, measured) if claim.startswith("replication") else measured
-    bits = CATALOGUE[claim][2][0] if CATALOGUE[claim][2] else None
+    bits = CATALOGUE[claim].bits[0] if CATALOGUE[claim].bits else None
     evidence = judge(REGISTRY[claim], subject, Setting(bits))
     assert evidence.verdict is Verdict.INSUFFICIENT
     assert "an interval needs at least 4" in evidence.reason
@@ -97,7 +98,7 @@ def test_a_nan_is_an_error_and_never_a_verdict(claim: str) -> None:
     set_errors(measured, 0.1, alpha=0.5, families=("down",), block=2)
     set_channel(measured, "magnitude", 2, "mlp_out", 0, 50.0)
     set_site(measured, "excess_kurtosis", "mlp_out", [1.0, 2.0, 3.0, 2.0, 1.0])
-    bits = CATALOGUE[claim][2][0] if CATALOGUE[claim][2] else None
+    bits = CATALOGUE[claim].bits[0] if CATALOGUE[claim].bits else None
     assert judge(REGISTRY[claim], measured, Setting(bits)).estimate is not None  # without the NaN, all is well
     broken(READ.get(claim, READ_BY_GROUP.get(REGISTRY[claim].group, "errors")), measured)
     with pytest.raises((ValueError, ZeroDivisionError)):
@@ -116,7 +117,7 @@ def test_held_out_tokens_judge_every_layer_claim() -> None:
     measured = hand_made(5, twins=tuple(hand_made(5) for _ in range(2)))
     set_errors(measured, 0.5, alpha=0.5, split="heldout")
     set_errors(measured, 0.4, alpha=0.5, split="calibration")
-    before = {c: estimate(c, measured, 3 if CATALOGUE[c][2] else None) for c in layer_claims() if "repl" not in c}
+    before = {c: estimate(c, measured, 3 if CATALOGUE[c].bits else None) for c in layer_claims() if "repl" not in c}
     set_errors(measured, 0.3, alpha=0.5, split="calibration")
     for role in ROLES:
         set_site(measured, "excess_kurtosis", role, 50.0, split="calibration")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from awq_core.judging.evidence import Verdict
+from claims.lock import ROW
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
 from claims.support.judge import judge
@@ -207,22 +208,14 @@ def test_a_difference_that_does_not_apply_is_noticed(checkout) -> None:
         apply("--- a/README.md\n+++ b/README.md\n@@ -1 +1 @@\n-# Another project\n+# x\n", checkout(ROOT / "README.md"))
 
 
-# That the method's tables are the catalogue's.
-
-ROW = re.compile(
-    r"\| `(?P<id>[\w.-]+)`(?: \((?P<bits>[34, ]+)(?: bits)?\))?(?P<marks>(?: [†‡])*) "
-    r"\|.*\| (?P<threshold>[^|]*) \| (?P<resampled>[^|]*)\|"
-)
-"""`| claim (4, 3) † | estimand | threshold | what is resampled |`."""
+# That what stands by hand in the method's tables is so; `tests/test_claims_lock.py` holds what is generated.
 
 
 @dataclass(frozen=True)
 class Row:
-    """A claim's row: its bits, its marks, its threshold, and the first word or words on what is resampled."""
+    """What stands by hand in a claim's row: its marks, and the first word or words on what is resampled."""
 
-    bits: tuple[int, ...]
     marks: str
-    threshold: str
     resampled: str
 
 
@@ -232,17 +225,8 @@ def rows() -> dict[str, Row]:
     found = {}
     for line in text.splitlines():
         if row := ROW.fullmatch(line):
-            bits = tuple(map(int, row["bits"].split(", "))) if row["bits"] else ()
-            found[row["id"]] = Row(bits, row["marks"].strip(), row["threshold"], row["resampled"].strip())
+            found[row["id"]] = Row(row["marks"].strip(), row["resampled"].strip())
     return found
-
-
-def test_the_method_has_every_claim_with_its_bits_and_threshold(rows: dict[str, Row]) -> None:
-    expected = {
-        claim.id: (claim.bits, str(claim.threshold) if claim.threshold else "reported")
-        for claim in whole_catalogue().values()
-    }
-    assert {name: (row.bits, row.threshold) for name, row in rows.items()} == expected
 
 
 def test_the_marks_say_which_claims_need_damage_or_a_gain(rows: dict[str, Row]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from claims.support.claim import REGISTRY
 from fixtures.plugin import SESSION
-from tests.suite_sessions import QUICK_CLAIMS, ROOT, everything, text
+from tests.suite_sessions import ROOT, everything, text
 from tests.tiny_models import write_model
 
 
@@ -239,9 +239,7 @@ def test_a_listed_claim_that_was_not_selected_is_no_error(suite, deviations, mon
     result.stdout.no_fnmatch_line("payoff.*")
 
 
-@pytest.mark.parametrize(
-    "claims", [QUICK_CLAIMS, ("claims",), ("tests/test_cache.py", "claims/test_bits.py::test_cliff")]
-)
+@pytest.mark.parametrize("claims", [("claims",), ("tests/test_cache.py", "claims/test_bits.py::test_cliff"), ("..",)])
 def test_claims_in_several_processes_are_refused(suite, claims):
     pytest.importorskip("xdist")
     result = suite.run("-n2", claims=claims)
