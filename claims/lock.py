@@ -80,19 +80,6 @@ def changed_unversioned(now: Lock, locked: Lock, rewritten: Collection[str] = ()
     return lines
 
 
-def outdated(now: Lock, locked: Lock) -> list[str]:
-    """One line for each claim that the lock file does not hold as it is: what is wrong and what to do."""
-    lines = changed_unversioned(now, locked)
-    for identifier in sorted(now.keys() | locked.keys()):
-        if identifier not in locked:
-            lines.append(f"{identifier} is not locked; run {COMMAND}")
-        elif identifier not in now:
-            lines.append(f"{identifier} is locked, and no claim is called so; run {COMMAND}")
-        elif now[identifier]["version"] > locked[identifier]["version"]:
-            lines.append(f"{identifier} is version {now[identifier]['version']}, not as locked; run {COMMAND}")
-    return lines
-
-
 def with_tables(text: str, catalogue: Mapping[str, Claim]) -> str:
     """A document with its claims' rows as the decorators say.
 
@@ -182,7 +169,7 @@ def main() -> None:
     chosen = parser.parse_args()
     catalogue = the_suites_own()
     now = lock_of(catalogue)
-    if lines := changed_unversioned(now, read_lock(), chosen.rewritten):
+    if lines := changed_unversioned(now, read_lock(FILE), chosen.rewritten):
         parser.error("; ".join(lines))
     try:
         tables = with_tables(TABLES.read_text(encoding="utf-8"), catalogue)

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the option that claims from elsewhere need."""
     parser.getgroup("awq claims").addoption(
         "--claims-deviations",
-        type=Path,
+        type=lambda given: Path(given).expanduser(),
         default=None,
         metavar="DIR",
         help="folder of registered verdicts, MODEL.toml each, read beside the suite's own",
@@ -52,10 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--claims-deviations names no folder: {str(folder)!r}; correct it or make the folder")
     if config.getoption("dist", "no") == "no":
         return
-    own = [Path(__file__).resolve().parents[1] / name for name in OWN_TESTS]
+    project = Path(__file__).resolve().parents[1]
     for argument in config.args:
         path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
-        if not any(path.is_relative_to(folder) for folder in own):
+        if not any(path.is_relative_to(project / own) for own in OWN_TESTS):
             raise pytest.UsageError(
                 f"-n: {argument} may hold claims, which share their measurements in one process; run claims without -n"
             )

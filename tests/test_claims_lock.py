@@ -18,8 +18,9 @@ LAYERS = CATALOGUE["payoff.layers"]
 
 
 def test_the_lock_file_is_the_catalogue_s() -> None:
-    assert lock.outdated(lock.lock_of(CATALOGUE), lock.read_lock()) == []
-    assert lock.rendered(lock.lock_of(CATALOGUE)) == lock.FILE.read_text("utf-8"), f"run {lock.COMMAND}"
+    now = lock.lock_of(CATALOGUE)
+    assert lock.changed_unversioned(now, lock.read_lock()) == []
+    assert lock.rendered(now) == lock.FILE.read_text("utf-8"), f"run {lock.COMMAND}"
 
 
 def test_the_method_has_every_claim_with_its_bits_and_threshold() -> None:
@@ -44,31 +45,26 @@ def other_estimate(measured: Any, setting: Any) -> Any:
         ({"unit": "percent"}, "unit (was times smaller (geometric mean), now percent)"),
         ({"bits": (4,)}, "bits (was [4, 3], now [4])"),
         ({"kind": "mechanical"}, "kind (was structural, now mechanical)"),
+        ({"level": "model"}, "level (was layer, now model)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
 )
 def test_a_change_without_a_raised_version_is_named(changed: dict[str, Any], said: str) -> None:
     locked = lock.lock_of(CATALOGUE)
-    (line,) = lock.outdated(lock.lock_of(CATALOGUE | {LAYERS.id: replace(LAYERS, **changed)}), locked)
+    (line,) = lock.changed_unversioned(lock.lock_of({LAYERS.id: replace(LAYERS, **changed)}), locked)
     assert re.sub(r"was \w{16}, now \w{16}", "HASHES", line) == (
         f"payoff.layers has changed and is still version 1: {said}; "
         "raise the version in its decorator, then run python -m claims.lock"
     )
-    raised = lock.lock_of(CATALOGUE | {LAYERS.id: replace(LAYERS, version=2, **changed)})
+    raised = lock.lock_of({LAYERS.id: replace(LAYERS, version=2, **changed)})
     assert lock.changed_unversioned(raised, locked) == []
-    assert lock.outdated(raised, locked) == ["payoff.layers is version 2, not as locked; run python -m claims.lock"]
 
 
 def test_an_estimate_that_is_written_otherwise_can_be_said_to_be_the_same() -> None:
-    now = lock.lock_of(CATALOGUE | {LAYERS.id: replace(LAYERS, estimate=other_estimate)})
+    now = lock.lock_of({LAYERS.id: replace(LAYERS, estimate=other_estimate)})
     assert lock.changed_unversioned(now, lock.read_lock(), [LAYERS.id]) == []
-    now = lock.lock_of(CATALOGUE | {LAYERS.id: replace(LAYERS, estimate=other_estimate, words="Something else")})
+    now = lock.lock_of({LAYERS.id: replace(LAYERS, estimate=other_estimate, words="Something else")})
     assert len(lock.changed_unversioned(now, lock.read_lock(), [LAYERS.id])) == 1
-
-
-def test_a_lowered_version_is_a_change() -> None:
-    now = lock.lock_of(CATALOGUE | {LAYERS.id: replace(LAYERS, version=0)})
-    assert "version (was 1, now 0)" in lock.outdated(now, lock.read_lock())[0]
 
 
 def test_what_an_estimate_uses_in_its_file_counts_and_prose_does_not(tmp_path: Any) -> None:
@@ -100,21 +96,10 @@ def test_a_new_claim_gets_its_row_and_one_that_is_gone_loses_it() -> None:
         lock.with_tables(text, CATALOGUE | {"novel.claim": replace(LAYERS, id="novel.claim")})
 
 
-def test_new_and_vanished_claims_are_to_be_locked() -> None:
-    now, locked = lock.lock_of(CATALOGUE), lock.read_lock()
-    assert lock.outdated(now | {"payoff.new": now["payoff.layers"]}, locked) == [
-        "payoff.new is not locked; run python -m claims.lock"
-    ]
-    assert lock.outdated({key: value for key, value in now.items() if key != "payoff.layers"}, locked) == [
-        "payoff.layers is locked, and no claim is called so; run python -m claims.lock"
-    ]
-
-
 def test_the_command_refuses_a_change_without_a_raised_version(tmp_path, monkeypatch, capsys) -> None:
     old = lock.FILE.read_text("utf-8").replace("above = 1.02", "above = 1.01", 1)
     monkeypatch.setattr(lock, "FILE", tmp_path / "catalogue.lock")
     lock.FILE.write_text(old)
-    monkeypatch.setattr(lock, "read_lock", lambda: lock.tomllib.loads(old))
     monkeypatch.setattr("sys.argv", ["lock"])
     with pytest.raises(SystemExit, match="4"):
         lock.main()
