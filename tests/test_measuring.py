@@ -21,8 +21,7 @@ from awq_core.quantization.matmul import multiplies_bfloat16
 from claims.support.model_losses import CHOICES_AT_ONCE
 from fixtures.cache.checkpoints import BlocksOnDisk
 from fixtures.cache.store import MeasurementCache
-from fixtures.cost.estimate import GPTQ_SEARCHES
-from fixtures.cost.work import METHODS_AT_FIRST, METHODS_READ, SEARCHED_TEXTS
+from fixtures.cost.work import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ
 from fixtures.measuring.losses_by_look import Wanted
 from fixtures.measuring.model import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
 from fixtures.measuring.settings import MeasurementSettings
@@ -146,7 +145,6 @@ def test_the_estimate_counts_the_methods_that_are_scored(folder):
     later = [s for s in listed if s.label.startswith("keep-random") and int(s.label[-1]) >= CHOICES_AT_ONCE]
     assert len(listed) - len(later) == METHODS_AT_FIRST
     assert len([s for s in listed if s.label.startswith("gptq")]) == GPTQ_SEARCHES
-    assert len({search.text for s in listed for search in s.searches()}) == SEARCHED_TEXTS
 
 
 def test_what_is_not_a_number_is_only_what_the_documentation_says(measured):
