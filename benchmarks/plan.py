@@ -41,13 +41,11 @@ def described(name: str, shape: Shape) -> ModelDescription:
     return ModelDescription(
         source=ModelSource(name, Path("."), None, None, None, "folder"),
         model_type="qwen2",
-        architectures=("Qwen2ForCausalLM",),
         hidden_size=shape.hidden,
         blocks=shape.blocks,
         context=shape.context,
         vocabulary=shape.vocabulary,
         parameters=parameters,
-        weight_bytes=2 * parameters,
         download_bytes=2 * parameters,
         linears=block * shape.blocks,
     )

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import fixtures.measuring.model
 from awq_core.architectures.block_stream import Blocks
-from awq_core.architectures.model import SUPPORTED_MODEL_TYPES
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.table import strategies
 from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
@@ -66,7 +65,7 @@ def measurement(
 ) -> ModelMeasurement:
     source = resolve(str(folder), None)
     return ModelMeasurement(
-        describe(source, SUPPORTED_MODEL_TYPES),
+        describe(source),
         tokens or selection(),
         traffic(),
         weights_hash(source),

@@ -32,13 +32,11 @@ QWEN_BLOCK = ((128, 896), (896, 896), (896, 896), (128, 896), (4864, 896), (4864
 QWEN = ModelDescription(
     source=ModelSource("qwen0.5b", Path("."), None, None, "qwen2.5", "folder"),
     model_type="qwen2",
-    architectures=("Qwen2ForCausalLM",),
     hidden_size=896,
     blocks=24,
     context=32768,
     vocabulary=151936,
     parameters=494_032_768,
-    weight_bytes=988_097_824,
     download_bytes=995_000_000,
     linears=QWEN_BLOCK * 24,
 )
