@@ -21,7 +21,7 @@ from benchmarks.clock import Clock
 from benchmarks.comparison import SearchComparison, compare_searches
 from benchmarks.machine import load_average, machine
 from benchmarks.rates import product_rates
-from benchmarks.record import Conditions, Rates, judge_limits, record
+from benchmarks.record import Rates, judge_limits, record
 from benchmarks.stages import RUNS, StageRuns, keep_first
 from benchmarks.tables import print_record
 from fixtures.cache.store import MeasurementCache
@@ -102,9 +102,9 @@ def benchmark(given: argparse.Namespace, console: Console, cache: Path) -> dict[
         progress.seconds.clear()
         measurement.measure(provenance)
     load.append(load_average())
-    conditions = Conditions(
-        machine(clock.device),
-        {
+    conditions = {
+        "machine": machine(clock.device),
+        "model": {
             "name": measurement.name,
             "parameters": description.parameters,
             "blocks": description.blocks,
@@ -113,7 +113,7 @@ def benchmark(given: argparse.Namespace, console: Console, cache: Path) -> dict[
             "vocabulary": description.vocabulary,
             "linears": [list(shape) for shape in description.linears[: len(description.linears) // description.blocks]],
         },
-        {
+        "settings": {
             "effort": provenance["effort"],
             "dtype": provenance["dtype"],
             "arithmetic": dtype_name(arithmetic),
@@ -123,8 +123,8 @@ def benchmark(given: argparse.Namespace, console: Console, cache: Path) -> dict[
             "heldout": provenance["heldout_shape"],
             "instrument": provenance["instrument"],
         },
-        load,
-    )
+        "load": load,
+    }
     whole = {name.removeprefix(f"{measurement.name}: "): s for name, s in progress.seconds.items()}
     return record(conditions, stages, rates, search, whole if "whole" in given.runs else {}, runs.missing)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +74,6 @@ class SearchComparison:
             "regret": mean(regrets),
             "regret-worst": max(regrets),
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def compare_searches(

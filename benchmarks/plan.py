@@ -2,20 +2,17 @@
 
     python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
 
-Operations are those of `fixtures/cost/work.py`. Forward passes and half of the error grid's products run at the rate
-of 16-bit products, second moments and the other half at that of single precision; elementwise work is left out.
+Operations are those of `fixtures/cost/work.py`: forward passes run at the rate of 16-bit products, all else at that of
+single precision.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
 from benchmarks.shapes import SHAPES, Shape
-from fixtures.cost.estimate import bytes_in_words, estimate_cost, time_in_words
-from fixtures.cost.rates import Rates
-from fixtures.cost.work import work_of
+from fixtures.cost.work import Work, bytes_in_words, estimate_cost, time_in_words, work_of
 from fixtures.measuring.model import TWIN_SEEDS
 from fixtures.measuring.stages import STAGES
 from fixtures.models.checking import ModelDescription
@@ -44,13 +41,11 @@ def described(name: str, shape: Shape) -> ModelDescription:
     return ModelDescription(
         source=ModelSource(name, Path("."), None, None, None, "folder"),
         model_type="qwen2",
-        architectures=("Qwen2ForCausalLM",),
         hidden_size=shape.hidden,
         blocks=shape.blocks,
         context=shape.context,
         vocabulary=shape.vocabulary,
         parameters=parameters,
-        weight_bytes=2 * parameters,
         download_bytes=2 * parameters,
         linears=block * shape.blocks,
     )
@@ -68,14 +63,14 @@ def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) ->
     """
     description = described(name, (SHAPES | LARGER)[name])
     chosen = effort_of(effort, description.parameters)
-    rates = Rates(rate, math.inf, slow_rate, 2 / (1 / rate + 1 / slow_rate))
+    rates = Work(rate, slow_rate)
     whole = estimate_cost(description, chosen, rates, twins=len(TWIN_SEEDS), element_bytes=2)
     lines = [f"{name}: {description.parameters:,} parameters, effort {effort}, bfloat16"]
     fetching = description.download_bytes / fetch
     lines.append(f"  fetching {bytes_in_words(description.download_bytes)}: {time_in_words(fetching)}")
     for stage in STAGES:
         work = work_of(stage, description, chosen, len(TWIN_SEEDS))
-        lines.append(f"  {stage}: {work.operations / 1e15:.2f} PFLOP, {time_in_words(work.seconds(rates))}")
+        lines.append(f"  {stage}: {sum(work) / 1e15:.2f} PFLOP, {time_in_words(work.seconds(rates))}")
     lines.append(
         f"  together: {time_in_words(fetching + whole.seconds)}; "
         f"memory {bytes_in_words(whole.memory_bytes)} on the device, disk {bytes_in_words(whole.disk_bytes)}"

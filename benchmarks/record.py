@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from statistics import mean
 from typing import Any
@@ -21,18 +21,8 @@ Rates = dict[torch.dtype, list[float]]
 """Operations a second by dtype, measured before the stages and after them."""
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a run was made under: plain values, each as it is written."""
-
-    machine: dict[str, Any]
-    model: dict[str, Any]
-    settings: dict[str, Any]
-    load: list[float | None]
-
-
 def record(
-    conditions: Conditions,
+    conditions: dict[str, Any],
     stages: Sequence[Stage],
     rates: Rates,
     search: SearchComparison | None,
@@ -42,7 +32,7 @@ def record(
     """The record of one run, in plain values.
 
     Args:
-        conditions: of the run.
+        conditions: machine, model, settings and load: what the run was made under, as it is written.
         stages: as measured.
         rates: of matrix products.
         search: the comparison with the official search, or None.
@@ -55,11 +45,11 @@ def record(
     return {
         "schema": SCHEMA_VERSION,
         "generated": datetime.now(UTC).isoformat(timespec="seconds"),
-        **asdict(conditions),
+        **conditions,
         "rates": {dtype_name(dtype): found for dtype, found in rates.items()},
         "stages": rows,
         "whole": whole,
-        "search": None if search is None else search.as_dict(),
+        "search": None if search is None else asdict(search),
         "ratios": ratios,
         "missing": list(missing),
     }

@@ -101,7 +101,7 @@ SHAPES = {
     "qwen7b": Shape(3584, 18_944, 28, 28, 4, vocabulary=152_064, context=131_072, tied=False),
     **{f"width{width}": scaled(width, 4) for width in (64, 128, 256, 512, 896)},
 }
-"""Qwen2.5's base models, and a family of one proportion for curves."""
+"""Qwen2.5's base models, and a family of one proportion."""
 
 
 def write_model(folder: Path, shape: Shape, *, seed: int = 0, with_weights: bool = True) -> Path:

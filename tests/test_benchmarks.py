@@ -1,9 +1,8 @@
-"""The benchmark: model folders in real shapes, the official search replayed, what a run records, limits, curves."""
+"""The benchmark: model folders in real shapes, the official search replayed, what a run records, limits."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,16 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 from transformers import Qwen2ForCausalLM
 
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.architectures.model import SUPPORTED_MODEL_TYPES, applicable_folds
+from awq_core.architectures.model import applicable_folds
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.scale_search import FoundScale, search_group
 from benchmarks import __main__ as command
-from benchmarks import changes, curves, official_search
+from benchmarks import changes, official_search
 from benchmarks.clock import Clock
 from benchmarks.comparison import compare_searches
-from benchmarks.curve_figure import draw
 from benchmarks.probes import Probes
 from benchmarks.record import judge_limits
 from benchmarks.shapes import SHAPES, random_model, scaled, write_model
@@ -69,7 +66,7 @@ def test_a_scaled_shape_keeps_the_proportions() -> None:
 
 def test_a_folder_is_an_ordinary_local_model(folder: Path) -> None:
     source = resolve(str(folder), None)
-    described = describe(source, SUPPORTED_MODEL_TYPES)
+    described = describe(source)
     assert (described.blocks, described.hidden_size, described.vocabulary) == (2, 64, 1024)
     model = load_model(source, "cpu", torch.float32)
     ids = load_tokenizer(source)("def a(b): return b", return_tensors="pt")["input_ids"]
@@ -308,20 +305,20 @@ def test_every_second_is_counted_once_and_functions_come_back(monkeypatch: pytes
 
     def outer() -> None:
         clock.time += 1
-        curves.inner()  # type: ignore[attr-defined]
+        changes.inner()  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(curves, "inner", inner, raising=False)
-    monkeypatch.setattr(curves, "outer", outer, raising=False)
+    monkeypatch.setattr(changes, "inner", inner, raising=False)
+    monkeypatch.setattr(changes, "outer", outer, raising=False)
     probes = Probes(clock)
-    places = {"benchmarks.curves:inner": "inner", "benchmarks.curves:outer": "outer", "benchmarks.curves:gone": "x"}
+    places = {"benchmarks.changes:inner": "inner", "benchmarks.changes:outer": "outer", "benchmarks.changes:gone": "x"}
     with probes.installed(places), probes.part("rest"):
         clock.time += 4
-        curves.outer()  # type: ignore[attr-defined]
+        changes.outer()  # type: ignore[attr-defined]
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert probes.seconds == {"inner": 2, "outer": 1, "rest": 4}
     assert probes.products == {"inner": {torch.float64: 2 * 5}, "rest": {torch.float32: 2 * 2 * 3 * 4}}
-    assert probes.missing == ["benchmarks.curves:gone"]
-    assert curves.inner is inner  # type: ignore[attr-defined]
+    assert probes.missing == ["benchmarks.changes:gone"]
+    assert changes.inner is inner  # type: ignore[attr-defined]
 
 
 def test_the_first_blocks_alone() -> None:
@@ -333,18 +330,3 @@ def test_the_first_blocks_alone() -> None:
     assert len(blocks) == len(model.model.layers) == model.config.num_hidden_layers == 1
     torch.testing.assert_close(blocks.forward(0, blocks.embed(ids)), expected)
     assert torch.isfinite(model(input_ids=ids).logits).all()
-
-
-def test_curves_are_measured_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = {
-        "tokens": (curves.Point(64, 1, 512), curves.Point(64, 1, 1024)),
-        "width": (curves.Point(64, 1, 512), curves.Point(128, 1, 512)),
-        "depth": (curves.Point(64, 1, 512), curves.Point(64, 2, 512)),
-    }
-    monkeypatch.setattr(curves, "CURVES", points)
-    found = curves.measure(WALL, list(points), lambda line: None)
-    drawings = draw(found)
-    assert list(drawings) == list(points)
-    for drawing in drawings.values():
-        pixels = imread(io.BytesIO(drawing.png))[..., :3]
-        assert (pixels < 0.9).any(axis=-1).sum() > 3000

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import fixtures.measuring.model
 from awq_core.architectures.block_stream import Blocks
-from awq_core.architectures.model import SUPPORTED_MODEL_TYPES
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.table import strategies
 from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
@@ -21,8 +20,7 @@ from awq_core.quantization.matmul import multiplies_bfloat16
 from claims.support.model_losses import CHOICES_AT_ONCE
 from fixtures.cache.checkpoints import BlocksOnDisk
 from fixtures.cache.store import MeasurementCache
-from fixtures.cost.estimate import GPTQ_SEARCHES
-from fixtures.cost.work import METHODS_AT_FIRST, METHODS_READ, SEARCHED_TEXTS
+from fixtures.cost.work import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ
 from fixtures.measuring.losses_by_look import Wanted
 from fixtures.measuring.model import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
 from fixtures.measuring.settings import MeasurementSettings
@@ -67,7 +65,7 @@ def measurement(
 ) -> ModelMeasurement:
     source = resolve(str(folder), None)
     return ModelMeasurement(
-        describe(source, SUPPORTED_MODEL_TYPES),
+        describe(source),
         tokens or selection(),
         traffic(),
         weights_hash(source),
@@ -146,7 +144,6 @@ def test_the_estimate_counts_the_methods_that_are_scored(folder):
     later = [s for s in listed if s.label.startswith("keep-random") and int(s.label[-1]) >= CHOICES_AT_ONCE]
     assert len(listed) - len(later) == METHODS_AT_FIRST
     assert len([s for s in listed if s.label.startswith("gptq")]) == GPTQ_SEARCHES
-    assert len({search.text for s in listed for search in s.searches()}) == SEARCHED_TEXTS
 
 
 def test_what_is_not_a_number_is_only_what_the_documentation_says(measured):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from awq_core.architectures.model import SUPPORTED_MODEL_TYPES, linear, linears_of_block, weight_of
+from awq_core.architectures.model import linear, linears_of_block, weight_of
 from fixtures.errors import UserError
 from fixtures.models.checking import describe
 from fixtures.models.loading import load_model, untrained_twin
@@ -38,7 +38,7 @@ def test_a_model_is_described_loaded_and_has_a_twin(tmp_path: Path, shape: Case)
     names = [entry.name for block in range(2) for entry in linears_of_block(architecture, block)]
     shapes = [tuple(weight_of(linear(model, name)).shape) for name in names]
 
-    described = describe(source, SUPPORTED_MODEL_TYPES)
+    described = describe(source)
     assert (described.hidden_size, described.blocks, described.context) == (64, 2, 64)
     assert sorted(described.linears) == sorted(shapes)
     assert described.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -70,19 +70,19 @@ def test_experts_stored_as_one_tensor_are_counted_one_by_one(tmp_path: Path, nam
         fused[f"{prefix}.gate_up_proj"] = torch.cat(halves, dim=1)  # (experts, 2 intermediate, hidden)
     save_file(fused, folder / SINGLE, {"format": "pt"})
     names = [entry.name for block in range(2) for entry in linears_of_block(architecture, block)]
-    found = describe(resolve(str(folder), None), SUPPORTED_MODEL_TYPES)
+    found = describe(resolve(str(folder), None))
     assert sorted(found.linears) == sorted(tuple(weight_of(linear(model, name)).shape) for name in names)
 
 
 def test_masks_that_old_checkpoints_carry_are_no_parameters(tmp_path: Path) -> None:
     folder, _, _ = written(tmp_path, case("neox-parallel"))
-    before = describe(resolve(str(folder), None), SUPPORTED_MODEL_TYPES)
+    before = describe(resolve(str(folder), None))
     tensors = load_file(folder / SINGLE)
     tensors["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
     tensors["gpt_neox.layers.0.attention.masked_bias"] = torch.zeros(())
     tensors["gpt_neox.layers.0.attention.rotary_emb.inv_freq"] = torch.zeros(4)
     save_file(tensors, folder / SINGLE, {"format": "pt"})
-    after = describe(resolve(str(folder), None), SUPPORTED_MODEL_TYPES)
+    after = describe(resolve(str(folder), None))
     assert (after.parameters, after.linears) == (before.parameters, before.linears)
 
 
@@ -91,7 +91,7 @@ def test_a_model_that_its_row_would_not_describe_is_refused_before_it_is_loaded(
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mlp_only_layers": [1]}))
     with pytest.raises(UserError) as caught:
-        describe(resolve(str(folder), None), SUPPORTED_MODEL_TYPES)
+        describe(resolve(str(folder), None))
     assert str(caught.value) == (
         f"{folder}: a model of type 'qwen2_moe' with mlp_only_layers = [1] is not in the table of architectures"
     )

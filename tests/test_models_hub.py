@@ -17,7 +17,7 @@ from fixtures.models.registry import ALIASES
 from fixtures.models.resolve import resolve
 from fixtures.models.weights import SINGLE
 from tests.local_hub import COMMIT, REPOSITORY, LocalHub, local_hub
-from tests.tiny_models import SUPPORTED, write_model
+from tests.tiny_models import write_model
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def server(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHu
 
 
 def described(name: str = REPOSITORY) -> ModelDescription:
-    return describe(resolve(name, None), SUPPORTED)
+    return describe(resolve(name, None))
 
 
 def message_of(name: str = REPOSITORY) -> str:
@@ -60,9 +60,8 @@ def is_cached(name: str) -> bool:
 
 def test_a_model_is_described_before_its_weights_are_downloaded(server: LocalHub, published: Path) -> None:
     found = described()
-    there = describe(resolve(str(published), None), SUPPORTED)
+    there = describe(resolve(str(published), None))
     assert (found.parameters, found.linears, found.blocks) == (there.parameters, there.linears, there.blocks)
-    assert found.weight_bytes == (published / SINGLE).stat().st_size
     in_all = sum(path.stat().st_size for path in published.iterdir())
     assert found.download_bytes == in_all - (published / "config.json").stat().st_size
     assert is_cached("config.json")
@@ -86,7 +85,7 @@ def test_a_fetched_commit_needs_no_network(server: LocalHub) -> None:
     server.requests.clear()
     hub.look_up.cache_clear()
     source = resolve(f"{REPOSITORY}@{COMMIT}", None)
-    assert describe(source, SUPPORTED).download_bytes == 0
+    assert describe(source).download_bytes == 0
     load_model(source, "cpu", torch.float32)
     assert server.requests == []
 
@@ -112,11 +111,11 @@ def test_what_was_fetched_serves_where_the_hub_does_not(
     assert revision_of(resolve(REPOSITORY, None)) == COMMIT
 
 
-def test_a_half_fetched_model_is_not_taken_for_a_whole_one(server: LocalHub) -> None:
+def test_a_half_fetched_model_is_not_taken_for_a_whole_one(server: LocalHub, published: Path) -> None:
     described()
     hub.look_up.cache_clear()
     assert hub.cached(REPOSITORY, COMMIT) is None
-    assert described().download_bytes == described().weight_bytes
+    assert described().download_bytes == (published / SINGLE).stat().st_size
 
 
 def test_a_cached_model_without_tokenizer_is_not_complete(server: LocalHub) -> None:

@@ -29,8 +29,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def run(progress, clock, durations, steps="blocks"):
-    with progress.stage("tiny: layers", steps) as step:
+def run(progress, clock, durations):
+    with progress.stage("tiny: layers") as step:
         for done, seconds in enumerate(durations, start=1):
             clock.now += seconds
             step(done, len(durations))
@@ -49,10 +49,10 @@ def test_a_long_stage_says_now_and_then_how_far_it_is(clock):
 
 def test_a_step_that_takes_longer_than_that_says_so_at_its_end(clock):
     stream = io.StringIO()
-    run(MeasurementProgress(stream), clock, [600.0] * 3, "strategies")
+    run(MeasurementProgress(stream), clock, [600.0] * 3)
     assert stream.getvalue().splitlines()[:2] == [
-        "measuring tiny: layers, 1 of 3 strategies, about 20 minutes left",
-        "measuring tiny: layers, 2 of 3 strategies, about 10 minutes left",
+        "measuring tiny: layers, 1 of 3 blocks, about 20 minutes left",
+        "measuring tiny: layers, 2 of 3 blocks, about 10 minutes left",
     ]
 
 
@@ -65,7 +65,7 @@ def test_blocks_of_an_earlier_run_do_not_promise_a_quick_end(clock):
 
 def test_a_step_that_is_told_again_and_again_counts_once(clock):
     stream = io.StringIO()
-    with MeasurementProgress(stream).stage("tiny: losses", "blocks") as step:
+    with MeasurementProgress(stream).stage("tiny: losses") as step:
         for done in range(1, 25):
             for _ in range(20):
                 clock.now += 0.6

@@ -20,7 +20,6 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }
-SUPPORTED = ("llama", "qwen2")
 
 
 def byte_tokenizer(bos: bool = False, eos: bool = True, template: str | None = None) -> PreTrainedTokenizerFast:
