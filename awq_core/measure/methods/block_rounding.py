@@ -16,8 +16,9 @@ from awq_core.architectures.model import Architecture, linear, linears_of_block,
 from awq_core.measure.layers.datasets import best_alpha, constant_alpha
 from awq_core.measure.layers.importance import salient_channels
 from awq_core.measure.methods.found import Found
+from awq_core.measured import deployed_quantizer
 from awq_core.quantization.clipping import clipped
-from awq_core.quantization.quantizers import round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, AsymmetricGroups, round_to_nearest
 from awq_core.quantization.scales import linear_scales, official_scales
 
 
@@ -30,12 +31,14 @@ class LayerFindings:
         alphas: by bits, each linear's best exponent.
         constant: by bits, the one exponent that is best for all.
         seed: of random choices of channels, and of the signs of redraws.
+        quantizer: which rounding every method rounds with.
     """
 
     magnitudes: Mapping[str, np.ndarray]
     alphas: Mapping[int, Mapping[str, float]]
     constant: Mapping[int, float]
     seed: int
+    quantizer: AsymmetricGroups = DEPLOYED
 
     @classmethod
     def of(cls, channels: xr.Dataset, errors: xr.Dataset, bits: tuple[int, ...], seed: int) -> LayerFindings:
@@ -45,15 +48,17 @@ class LayerFindings:
         magnitudes = {
             str(name): magnitude.sel(site=site).values[: int(width)] for name, site, width in zip(*labels, strict=True)
         }
-        alphas = {b: best_alpha(errors, "asym-g128", b) for b in bits}
+        quantizer = deployed_quantizer(errors)
+        alphas = {b: best_alpha(errors, quantizer.name, b) for b in bits}
         return cls(
             magnitudes,
             {
                 b: dict(zip(map(str, each["linear"].values), each.values.tolist(), strict=True))
                 for b, each in alphas.items()
             },
-            {b: constant_alpha(errors, "asym-g128", b) for b in bits},
+            {b: constant_alpha(errors, quantizer.name, b) for b in bits},
             seed,
+            quantizer,
         )
 
 
@@ -92,9 +97,9 @@ class Rounding:
     def rounded(self, name: str, weight: Tensor) -> Tensor:
         """A linear's weight `(out, in)`, rounded to nearest in this draw: `Q(W S) S`."""
         if self.draw == 0:
-            return round_to_nearest(weight, "asym-g128", self.bits)
+            return round_to_nearest(weight, self.layers.quantizer, self.bits)
         signs = self.signs(name, weight.shape[1]).to(weight)
-        return round_to_nearest(weight * signs, "asym-g128", self.bits) * signs
+        return round_to_nearest(weight * signs, self.layers.quantizer, self.bits) * signs
 
     def stored(self, weights: Mapping[str, Tensor]) -> Parameters:
         """Parameters by full name, in the model's own layout, from weights `(out, in)` by linear."""

@@ -261,6 +261,7 @@ class _Searching:
             blocks.model,
             blocks.architecture,
             block,
+            layers.quantizer,
             search.bits,
             inputs,
             lambda method: self._pass.found(Strategy(METHODS[method], search.bits, search.text), block),

@@ -1,7 +1,8 @@
 """The table of methods: one row says how a method calibrates a block and how it rounds it.
 
-All round under asym-g128. A method that *deploys* is an ordinary checkpoint of the same architecture; one that does not
-would need something more at run time, which its `needs` names. Adding a method is adding a row to `METHODS`.
+All round under the deployed quantizer. A method that *deploys* is an ordinary checkpoint of the same architecture; one
+that does not would need something more at run time, which its `needs` names. Adding a method is adding a row to
+`METHODS`.
 """
 
 from __future__ import annotations
