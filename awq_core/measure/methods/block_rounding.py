@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,21 @@ class LayerFindings:
         )
 
 
+@dataclass
+class Applied:
+    """What linears were scaled and clipped with before they were rounded, by the linear's full name.
+
+    Attributes:
+        exponents: of the scales, where these have one.
+        scales: of the linear's columns, `(in,)`.
+        limits: of the scaled weights, `(out, groups)`.
+    """
+
+    exponents: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    limits: dict[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Rounding:
     """An opened block that a method rounds.
@@ -75,6 +90,7 @@ class Rounding:
         found: what a method's search found of this block on the text set at hand, by the method's name.
         draw: 0 rounds as a checkpoint would be; any other flips random signs of the input channels around the rounding,
             which leaves the function as it is and makes the roundings new.
+        applied: where a method notes what it scales and clips with.
     """
 
     model: Any
@@ -84,6 +100,7 @@ class Rounding:
     layers: LayerFindings
     found: Callable[[str], Found]
     draw: int = 0
+    applied: Applied = field(default_factory=Applied)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and weight `(out, in)` of every linear of the block."""
@@ -132,9 +149,13 @@ def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits:
     """
     found = (at.found(scales) if scales else Found()) if isinstance(scales, str) else scales(at)
     chosen = [(entry.fold, entry.scales) for entry in found.scales]
+    for entry in found.scales:
+        for name in (n.name for n in linears_of_block(at.architecture, at.block) if n.site in entry.fold.sites):
+            at.applied.exponents[name], at.applied.scales[name] = entry.alpha, entry.scales
     linears, others = fold_block(at.model, at.architecture, at.block, chosen)
     weights = {name.removesuffix(".weight"): weight for name, weight in linears.items()}
     if limits:
+        at.applied.limits.update(at.found(limits).limits)
         for name, bounds in at.found(limits).limits.items():
             weights[name] = clipped(weights[name], bounds)
     return at.stored({name: at.rounded(name, weight) for name, weight in weights.items()}) | others
@@ -152,8 +173,9 @@ def scaled(at: Rounding, alpha_of: Callable[[LayerFindings, int, str], float]) -
     changed = {}
     for name, weight in at.weights():
         magnitude = torch.as_tensor(at.layers.magnitudes[name], dtype=torch.float64, device=weight.device)
-        alpha = torch.tensor([alpha_of(at.layers, at.bits, name)], dtype=torch.float64)
-        scales = linear_scales(magnitude, alpha)[0].to(weight.dtype)  # (in,)
+        alpha = alpha_of(at.layers, at.bits, name)
+        scales = linear_scales(magnitude, torch.tensor([alpha], dtype=torch.float64))[0].to(weight.dtype)  # (in,)
+        at.applied.exponents[name], at.applied.scales[name] = alpha, scales
         changed[name] = at.rounded(name, weight * scales) / scales
     return at.stored(changed)
 
@@ -162,7 +184,7 @@ def scaled_by_site(at: Rounding) -> Parameters:
     """Linears that share an input share a scale, whether or not anything absorbs it."""
     changed = {}
     for entry, (name, weight) in zip(linears_of_block(at.architecture, at.block), at.weights(), strict=True):
-        scale = at.found("awq-site").sites[entry.site].to(weight)
+        scale = at.applied.scales[name] = at.found("awq-site").sites[entry.site].to(weight)
         changed[name] = at.rounded(name, weight * scale) / scale
     return at.stored(changed)
 
