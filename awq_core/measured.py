@@ -12,18 +12,30 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import DEPLOYED, DIAGNOSTIC, AsymmetricGroups, Quantizers, quantizer_named
 
 SPLITS = ("calibration", "heldout")
-QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
+QUANTIZERS: Quantizers = (DEPLOYED, DIAGNOSTIC)
 BITS = (2, 3, 4, 6, 8)
 JUDGED_BITS = (4, 3)
 ALPHAS = tuple(i / 20 for i in range(21))
 
 
-def is_judged(quantizer: str, bits: int) -> bool:
-    """Whether claims read a setting: the deployed quantizer at the judged bits, AWQ-Diag's at 3; others are shown."""
-    return bits in JUDGED_BITS and (quantizer == "asym-g128" or bits == 3)
+def is_judged(bits: int, *, deployed: bool) -> bool:
+    """Whether claims read a setting: the deployed quantizer at the judged bits, any other at 3; the rest is shown."""
+    return bits in JUDGED_BITS and (deployed or bits == 3)
+
+
+def deployed_quantizer(errors: xr.Dataset) -> AsymmetricGroups:
+    """The quantizer that dataset `errors` calls deployed: the first of its coordinate.
+
+    Raises:
+        ValueError: if it rounds in no groups with zero points, which methods build on.
+    """
+    found = quantizer_named(str(errors["quantizer"].values[0]))
+    if not isinstance(found, AsymmetricGroups):
+        raise ValueError(f"the deployed quantizer must round in asymmetric groups, got {found.name}")
+    return found
 
 
 TRAFFIC_KINDS = ("prose", "code", "json", "long-prompts", "languages")
@@ -61,6 +73,11 @@ class Measured:
     traffic: xr.Dataset | None = None
     twins: tuple[Measured, ...] = ()
     scenarios: dict[str, Measured] = field(default_factory=dict)
+
+    @property
+    def deployed(self) -> AsymmetricGroups:
+        """The quantizer that claims are judged under."""
+        return deployed_quantizer(self.errors)
 
     def for_claim(self, claim_id: str) -> Measured:
         """What a claim is judged on: the measurements themselves, or the planted scenario that plants its effect."""

@@ -12,6 +12,7 @@ from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.architectures.model import applicable_folds
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, FoundScale, search_group
+from awq_core.quantization.quantizers import DEPLOYED
 from benchmarks import official_search
 from benchmarks.clock import Clock
 from benchmarks.probes import Probes
@@ -104,7 +105,7 @@ def compare_searches(
             for precision in bits:
                 with own.part(SEARCHING):
                     found = [
-                        search_group(blocks.model, blocks.architecture, block, fold, precision, inputs)
+                        search_group(blocks.model, blocks.architecture, block, fold, DEPLOYED, precision, inputs)
                         for fold in applicable_folds(blocks.model, blocks.architecture, block)
                     ]
                 with official.part(SEARCHING):

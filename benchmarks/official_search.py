@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from awq_core.quantization.quantizers import deployed_group_size, quantize_groups
+from awq_core.quantization.quantizers import DEPLOYED, quantize_groups
 
 ALPHAS = tuple(i / 20 for i in range(20))
 
@@ -144,7 +144,7 @@ def official_scales(magnitude: Tensor, alpha: float) -> Tensor:
 
 def rounded(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
     """`Q(W s) / s`, `(out, in)`."""
-    return quantize_groups(weight * scales, bits, deployed_group_size(weight.shape[1])).dequantize() / scales
+    return quantize_groups(weight * scales, bits, DEPLOYED.group_size_for(weight.shape[1])).dequantize() / scales
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each precision that a claim is judged at."""
     marker = metafunc.definition.get_closest_marker("claim")
     if marker is not None:
-        settings = [Setting(bits, seed=metafunc.config.getoption("--seed")) for bits in marker.args[0].bits or (None,)]
+        options = metafunc.config.stash[SESSION].options
+        settings = [Setting(bits, options.deployed.name, options.seed) for bits in marker.args[0].bits or (None,)]
         metafunc.parametrize("setting", settings, ids=[f"{s.bits}-bit" if s.bits else "any-bits" for s in settings])
 
 

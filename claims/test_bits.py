@@ -7,7 +7,7 @@ from awq_core.judging.evidence import Threshold
 from awq_core.judging.intervals import Estimate
 from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
-from awq_core.quantization.codes import FP16_BYTES, packed_bytes
+from awq_core.quantization.quantizers import FP16_BYTES
 from claims.support.claim import NotApplicableError, Setting, claim
 from claims.support.model_losses import over_windows, perplexity, perplexity_estimate, reading, window_losses
 from claims.support.readers import exactly, named, worth_recovering
@@ -49,7 +49,7 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     full, low, high = window_losses(measured, "full", "rtn-3", "rtn-4")
     low, high = low - full, high - full
-    error = {bits: error_at(measured, "asym-g128", bits, 0.0) for bits in (3, 4)}
+    error = {bits: error_at(measured, setting.quantizer, bits, 0.0) for bits in (3, 4)}
     per_linear = natural_log(error_ratio(error[3], error[4]))
     ratio = estimate_by_block(per_linear, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
     # The ratio is an estimate too: over blocks, independent of the windows.
@@ -110,7 +110,7 @@ def test_four_times_smaller(measured: Measured, setting: Setting) -> Estimate:
     full = FP16_BYTES * out_features * in_features
     packed = full.copy(
         data=[
-            packed_bytes(int(o), int(i), setting.precision)
+            measured.deployed.stored_bytes(int(o), int(i), setting.precision)
             for o, i in zip(out_features.values, in_features.values, strict=True)
         ]
     )

@@ -69,7 +69,7 @@ def test_robust(measured: Measured, setting: Setting) -> Estimate:
     reads=("layers", "traffic"),
 )
 def test_fake_traffic(measured: Measured, setting: Setting) -> Estimate:
-    deployed_quantizer_only(setting)
+    deployed_quantizer_only(measured, setting)
     errors = kinds_of_traffic(measured).sel(judged_bits=setting.precision)
     ratio = natural_log(error_ratio(errors["random_error"], errors["usual_error"]))
     return estimate_by_block(ratio, seed=setting.seed, logarithmic=True)
@@ -85,7 +85,7 @@ def test_fake_traffic(measured: Measured, setting: Setting) -> Estimate:
     reads=("layers", "traffic"),
 )
 def test_every_traffic(measured: Measured, setting: Setting) -> Parts:
-    deployed_quantizer_only(setting)
+    deployed_quantizer_only(measured, setting)
     errors = kinds_of_traffic(measured)["kind_error"].sel(judged_bits=setting.precision)
     parts = {}
     for kind in map(str, errors["kind"].values):

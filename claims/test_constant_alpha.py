@@ -19,7 +19,7 @@ def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
     constant, block, clipped = gaps(measured, setting, "awq-constant-everywhere", "awq-block", "awq-block-clip")
     against_clipped = mean_over_windows(measured, constant - clipped, setting)
     details: dict[str, float | str] = {
-        "the constant": constant_alpha(measured, "asym-g128", setting.precision),
+        "the constant": constant_alpha(measured, setting.quantizer, setting.precision),
         "gap of the constant (unfolded, without clipping)": float(constant.mean()),
         BLOCK: float(block.mean()),
         CLIPPED: float(clipped.mean()),

@@ -48,7 +48,7 @@ def test_equivalence(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_direction(measured: Measured, setting: Setting) -> Parts:
-    deployed_quantizer_only(setting)
+    deployed_quantizer_only(measured, setting)
     rtn, up = (error_at(measured, setting.quantizer, setting.precision, alpha) for alpha in (0.0, DIRECTION_ALPHA))
     down = inverse_error(measured, setting.precision, DIRECTION_ALPHA)
     details: dict[str, float | str] = {
@@ -95,7 +95,7 @@ def test_step_stays(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_sweet_spot(measured: Measured, setting: Setting) -> Parts:
-    deployed_quantizer_only(setting)
+    deployed_quantizer_only(measured, setting)
     factors = [float(factor) for factor in measured.errors["factor"].values]
     calibration, heldout = (
         {factor: natural_log(error_ratio(error, errors[1.0])) for factor, error in errors.items()}

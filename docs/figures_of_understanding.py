@@ -20,7 +20,7 @@ from awq_core.architectures.model import architecture_of, linear, weight_of
 from awq_core.measure.layers.importance import salient_count
 from awq_core.measure.layers.instrument import LayerSettings, measure_layers
 from awq_core.quantization.output_error import relative_output_error, summed_squared_output
-from awq_core.quantization.quantizers import quantize_groups, round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, quantize_groups, round_to_nearest
 from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
@@ -87,7 +87,7 @@ def measure() -> Material:
         split: torch.cat([sites["attention_in"] for _, sites in stream.passes(0, split)]).double() for split in tokens
     }
     channels, errors = measure_layers(
-        BlockStream(model, architecture, tokens), LayerSettings(quantizers=("asym-g128",), bits=(4, 3))
+        BlockStream(model, architecture, tokens), LayerSettings(quantizers=(DEPLOYED,), bits=(4, 3))
     )
     return Material(
         weight_of(linear(model, EXAMPLE)).double(),
@@ -232,10 +232,9 @@ def direction(material: Material) -> Drawing:
 
 def alpha(material: Material) -> Drawing:
     """Error against alpha for the linears of the first block, and where each of the 35 has its least."""
-    errors = material.errors["output_error"].sel(quantizer="asym-g128", bits=BITS, split="heldout")
-    found = errors["alpha"].values[
-        material.errors["output_error"].sel(quantizer="asym-g128", bits=BITS, split="calibration").values.argmin(axis=1)
-    ]
+    errors = material.errors["output_error"].sel(quantizer=DEPLOYED.name, bits=BITS)
+    found = errors["alpha"].values[errors.sel(split="calibration").values.argmin(axis=1)]
+    errors = errors.sel(split="heldout")
     finding = (
         f"No one alpha suits all: calibration picks from {found.min():g} to {found.max():g}, median "
         f"{np.median(found):g}, and alpha 1 is worse than no scaling in {_worse_at_one(errors)} of {len(found)} linears"
@@ -283,7 +282,7 @@ def alpha(material: Material) -> Drawing:
 def one_percent(material: Material) -> Drawing:
     """What keeping channels in full precision removes, as the model is and with a channel made larger."""
     width = material.weight.shape[1]
-    error = round_to_nearest(material.weight, "asym-g128", BITS) - material.weight
+    error = round_to_nearest(material.weight, DEPLOYED, BITS) - material.weight
     size = material.weight.abs().mean(dim=0)
     orders = {
         "by activation": material.magnitude.argsort(descending=True),
@@ -345,13 +344,13 @@ def _random_groups(factor: float) -> tuple[float, float]:
     weights = torch.randn(2000, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scales = torch.ones(128, dtype=torch.float64)
     scales[0] = factor
-    error = (scaled_round_to_nearest(weights, scales, "asym-g128", BITS) - weights).square()
+    error = (scaled_round_to_nearest(weights, scales, DEPLOYED, BITS) - weights).square()
     return float(error[:, 0].mean()) * BUSY**2, float(error[:, 1:].sum(dim=1).mean())
 
 
 def _signed_alphas(errors: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Signed exponents and error ratios `[exponents, linears]`."""
-    up = errors["output_error"].sel(quantizer="asym-g128", bits=BITS, split="heldout").values  # [linears, alphas]
+    up = errors["output_error"].sel(quantizer=DEPLOYED.name, bits=BITS, split="heldout").values  # [linears, alphas]
     down = errors["inverse_error"].sel(judged_bits=BITS, split="heldout").values
     x = np.concatenate((-errors["inverse_alpha"].values[::-1], errors["alpha"].values))
     return x, (np.concatenate((down[:, ::-1], up), axis=1) / up[:, :1]).T
@@ -375,7 +374,7 @@ def _enlarged(material: Material, error: Tensor, factor: float) -> tuple[float, 
     gain[largest] = factor
     moments = {split: moment * gain * gain.unsqueeze(1) for split, moment in material.moments.items()}
     scales = linear_scales(material.magnitude * gain, ALPHAS)  # (alphas, in)
-    candidates = scaled_round_to_nearest(material.weight, scales, "asym-g128", BITS)  # (alphas, out, in)
+    candidates = scaled_round_to_nearest(material.weight, scales, DEPLOYED, BITS)  # (alphas, out, in)
     chosen = relative_output_error(material.weight, candidates, moments["calibration"]).argmin()
     heldout = relative_output_error(material.weight, candidates, moments["heldout"])
     kept = _left(error, moments["heldout"], largest)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from awq_core.judging.evidence import Verdict
 from awq_core.judging.metrics import window_values
 from awq_core.measured import Measured
-from awq_core.quantization.quantizers import deployed_group_size
+from awq_core.quantization.quantizers import DEPLOYED
 from reports.verdict_words import Claim
 
 DECISIVE_CLAIM = "payoff.perplexity@4"
@@ -19,7 +19,6 @@ WORTH_RECOVERING = 0.01
 """Nats: what round-to-nearest must cost before recovering it is a question (design: "Verdicts")."""
 COMPARED = ("full", "rtn-4", "awq-block-4")
 CLIPPED = ("awq-block-4", "awq-block-clip-4")
-DEPLOYED = "At 4 bits, groups of 128"
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,14 @@ def _with_clipping(beside: str, clipped: float, share: float, windows: str) -> s
 
 
 def _deployed(measured: Measured | None) -> str:
-    """The deployed setting in words, with the group sizes in use where 128 does not divide a width."""
+    """The deployed setting in words, with the group sizes in use where the one asked for does not divide a width."""
+    deployed = DEPLOYED if measured is None else measured.deployed
+    words = f"At 4 bits, groups of {deployed.group_size}"
     widths = set() if measured is None else set(measured.errors["in_features"].values.tolist())
-    sizes = sorted({deployed_group_size(width) for width in widths})
-    if sizes in ([], [128]):
-        return DEPLOYED
-    return f"{DEPLOYED} (here {' and '.join(map(str, sizes))}, as the widths allow)"
+    sizes = sorted({deployed.group_size_for(width) for width in widths})
+    if sizes in ([], [deployed.group_size]):
+        return words
+    return f"{words} (here {' and '.join(map(str, sizes))}, as the widths allow)"
 
 
 def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[float] | None:

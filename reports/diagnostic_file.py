@@ -2,7 +2,7 @@
 
 AWQ-Diag reads everything on the tokens it calibrates on, with one symmetric step per output row; under its names so
 do we. Beside them stand the figures that the claims are judged on, under names that say what they are: `heldout_...`
-is measured on tokens that chose nothing, `asym_g128_...` with the group-wise quantizer that is deployed.
+is measured on tokens that chose nothing, `asym_g128_...` with the deployed quantizer, under its name.
 `top1pct_importance_share` is in percent, as there; `hidden_dim` is the number of input channels.
 """
 
@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from awq_core.judging import metrics as readings
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import DIAGNOSTIC
 from reports.evidence_file import json_bytes
 from reports.linears import Array, Linears
 from reports.writing import write_whole
@@ -23,7 +24,6 @@ from reports.writing import write_whole
 REPORTED_BITS = 3
 """AWQ-Diag's `awq_report_bit`."""
 OUTLIER_SIGMA = 6.0
-QUANTIZER_PREFIXES = {"sym-channel": "", "asym-g128": "asym_g128_"}
 SPLIT_PREFIXES = {"calibration": "", "heldout": "heldout_"}
 
 
@@ -72,15 +72,15 @@ def _model_info(measured: Measured, linears: Linears) -> dict[str, Any]:
 
 def _summary(measured: Measured, linears: Linears) -> dict[str, Any]:
     kurtosis = linears.kurtosis("calibration")
-    reduction = linears.reduction("sym-channel", REPORTED_BITS, "calibration")
+    reduction = linears.reduction(DIAGNOSTIC.name, REPORTED_BITS, "calibration")
     highest = int(np.argmax(kurtosis))
     kinds = np.array([module_type(name) for name in linears.names])
     share = 100 * linears.top_share("calibration")
-    error = linears.error("sym-channel", REPORTED_BITS, "calibration")
+    error = linears.error(DIAGNOSTIC.name, REPORTED_BITS, "calibration")
     outlier_ratio = readings.outlier_ratio(measured, "calibration").values
     return {
         "per_bit_median_output_error": {
-            str(bits): float(np.median(linears.error("sym-channel", int(bits), "calibration")))
+            str(bits): float(np.median(linears.error(DIAGNOSTIC.name, int(bits), "calibration")))
             for bits in sorted(measured.errors["bits"].values, reverse=True)
         },
         "top_kurtosis_layer": {"name": linears.names[highest], "mean_kurtosis": float(kurtosis[highest])},
@@ -151,7 +151,8 @@ def _layers(measured: Measured, linears: Linears) -> dict[str, dict[str, Any]]:
         put(f"{prefix}mean_outlier_ratio", readings.outlier_ratio(measured, split).values)
         put(f"{prefix}top1pct_importance_share", 100 * linears.top_share(split))
     precisions = sorted((int(bits) for bits in measured.errors["bits"].values), reverse=True)
-    for quantizer, quantizer_prefix in QUANTIZER_PREFIXES.items():
+    prefixes = {DIAGNOSTIC.name: "", linears.deployed: f"{linears.deployed.replace('-', '_')}_"}
+    for quantizer, quantizer_prefix in prefixes.items():
         for split, split_prefix in SPLIT_PREFIXES.items():
             prefix = split_prefix + quantizer_prefix
             put_by_bits(f"{prefix}output_error", {str(b): linears.error(quantizer, b, split) for b in precisions})

@@ -21,6 +21,11 @@ class Linears:
 
     measured: Measured
 
+    @property
+    def deployed(self) -> str:
+        """Name of the deployed quantizer."""
+        return self.measured.deployed.name
+
     @cached_property
     def names(self) -> list[str]:
         """The modules' full names."""

@@ -196,7 +196,7 @@ def _errors(blocks: int, widths: dict[str, int]) -> xr.Dataset:
             "uniform_changed": (("linear",), np.zeros(count, dtype=int)),
         },
         {
-            "quantizer": list(QUANTIZERS),
+            "quantizer": [quantizer.name for quantizer in QUANTIZERS],
             "bits": list(BITS),
             "alpha": list(ALPHAS),
             "split": list(SPLITS),

@@ -15,6 +15,7 @@ import xarray as xr
 from awq_core.measure.layers.mechanism import FACTORS, INVERSE_ALPHAS
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
+from awq_core.quantization.quantizers import DEPLOYED, DIAGNOSTIC
 
 FAMILY_SITES = {
     "q": "attention_in",
@@ -219,7 +220,7 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
     curve = curve / curve[:, :1]
     error = rtn[:, None, :, None, None] * curve[:, None, None, :, None]
     error = np.broadcast_to(error, (count, len(QUANTIZERS), len(BITS), len(ALPHAS), len(SPLITS))).copy()
-    error[:, QUANTIZERS.index("sym-channel")] *= 1.6
+    error[:, QUANTIZERS.index(DIAGNOSTIC)] *= 1.6
     error *= np.exp(rng.normal(0, 0.01, size=error.shape))
     group_error = (
         error[:, :, [BITS.index(b) for b in JUDGED_BITS], 0, 1][..., None, None] * np.array([1.0, 0.8])[:, None]
@@ -240,7 +241,7 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
                 name: ("linear", channels[name].values)
                 for name in ("linear_block", "linear_family", "linear_site", "in_features", "out_features")
             },
-            "quantizer": list(QUANTIZERS),
+            "quantizer": [quantizer.name for quantizer in QUANTIZERS],
             "bits": bits,
             "alpha": alphas,
             "split": list(SPLITS),
@@ -255,7 +256,7 @@ def _errors(rng: np.random.Generator, channels: xr.Dataset, *, learned: bool) ->
 
 def _mechanism(error: np.ndarray) -> dict[str, Any]:
     """Scaling down hurts the more the farther; of the factors, 1.5 is the best."""
-    judged = error[:, QUANTIZERS.index("asym-g128")][:, [BITS.index(bits) for bits in JUDGED_BITS]]
+    judged = error[:, QUANTIZERS.index(DEPLOYED)][:, [BITS.index(bits) for bits in JUDGED_BITS]]
     rtn = judged[:, :, 0, None, :]  # (linear, judged_bits, 1, split)
     changed = np.array([0.0, 0.03, 0.05, 0.1, 0.3])
     return {

@@ -32,7 +32,7 @@ from awq_core.measure.methods.losses import logits_of
 from awq_core.measure.methods.one_pass import MethodPass
 from awq_core.measure.methods.table import METHODS, Strategy
 from awq_core.measured import JUDGED_BITS, Measured
-from awq_core.quantization.quantizers import round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, round_to_nearest
 from claims.support.agreement import profile_correlation
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
@@ -192,7 +192,7 @@ def test_an_expert_that_no_token_reached_is_rounded_to_nearest(method: str) -> N
     made.score([strategy], token_ids(2, 24, seed=1).numpy())
     for block in range(2):
         for name, quantized in made.parameters(strategy, block).items():
-            nearest = round_to_nearest(model.get_parameter(name), "asym-g128", 4)
+            nearest = round_to_nearest(model.get_parameter(name), DEPLOYED, 4)
             assert torch.equal(quantized, nearest) == (".experts.3." in name), name
 
 

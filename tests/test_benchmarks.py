@@ -18,6 +18,7 @@ from awq_core.architectures.block_stream import Blocks, BlockStream
 from awq_core.architectures.model import applicable_folds
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.scale_search import FoundScale, search_group
+from awq_core.quantization.quantizers import DEPLOYED
 from benchmarks import __main__ as command
 from benchmarks import changes, official_search
 from benchmarks.clock import Clock
@@ -99,7 +100,9 @@ def exhaustive(model: Any, ids: np.ndarray, bits: int) -> dict[tuple[int, str], 
         stream.begin(block)
         inputs = BlockInputs(stream, block, "", torch.float64)
         for fold in applicable_folds(model, LLAMA, block):
-            found[block, fold.inspected] = search_group(model, LLAMA, block, fold, bits, inputs, exhaustive=True)
+            found[block, fold.inspected] = search_group(
+                model, LLAMA, block, fold, DEPLOYED, bits, inputs, exhaustive=True
+            )
         stream.advance(block)
     return found
 

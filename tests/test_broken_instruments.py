@@ -23,6 +23,7 @@ from awq_core.judging.evidence import Evidence, Verdict
 from awq_core.measure.methods.block_rounding import LayerFindings
 from awq_core.measure.methods.table import FULL, METHODS, Strategy
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import AsymmetricGroups
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
 from claims.support.judge import judge
@@ -243,13 +244,15 @@ breaks("bits.four-per-bit", "every bit is spent twice")(with_bits(lambda bits: 2
 
 @breaks("bits.four-times-smaller", "codes are stored in a byte each")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = CLAIMS["bits.four-times-smaller"].estimate.__globals__["packed_bytes"]
-    in_claim(monkeypatch, "bits.four-times-smaller", "packed_bytes", lambda rows, columns, bits: real(rows, columns, 8))
+    real = AsymmetricGroups.stored_bytes
+    monkeypatch.setattr(
+        AsymmetricGroups, "stored_bytes", lambda self, *shape_and_bits: real(self, *shape_and_bits[:2], 8)
+    )
 
 
 @breaks("bits.four-times-smaller", "every eight weights have a step of their own")
 def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.quantization.codes.deployed_group_size", lambda width: 8)
+    monkeypatch.setattr(AsymmetricGroups, "group_size_for", lambda self, width: 8)
 
 
 def measure(level: str) -> Measured:

@@ -17,7 +17,7 @@ import xarray as xr
 
 import awq_core
 import fixtures.cache.store
-from fixtures.cache.store import JUDGING, MeasurementCache, instrument_version, instruments, key_of
+from fixtures.cache.store import READERS, MeasurementCache, instrument_version, instruments, key_of
 from fixtures.errors import UserError
 
 NAMES = ("channels", "errors")
@@ -136,9 +136,10 @@ def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
     before = instrument_version()
     copies_of_the_code(tmp_path, monkeypatch)
-    judging = list((tmp_path / JUDGING).glob("*.py"))
-    assert {"verdicts.py", "metrics.py", "intervals.py"} <= {path.name for path in judging}
-    for path in judging:
+    places = [tmp_path / place for place in READERS]
+    readers = [path for place in places for path in (place.glob("*.py") if place.is_dir() else [place])]
+    assert {"verdicts.py", "metrics.py", "intervals.py", "quantized_model.py"} <= {path.name for path in readers}
+    for path in readers:
         path.write_text(f"{path.read_text()}\nCHANGED = True\n")
     instrument_version.cache_clear()
     assert instrument_version() == before
@@ -161,9 +162,10 @@ def test_no_instrument_imports_what_only_judges():
     assert {"awq_core/measured.py", "awq_core/measure/methods/one_pass.py", "fixtures/measuring/model.py"} <= {
         *INSTRUMENTS
     }
-    assert not any(name.startswith(JUDGING) for name in INSTRUMENTS)
+    assert not any(name.startswith(READERS) for name in INSTRUMENTS)
     for name in INSTRUMENTS:
-        assert not re.search(r"import .*\bjudging\b|from awq_core\.judging", (ROOT / name).read_text()), name
+        source = (ROOT / name).read_text()
+        assert not re.search(r"import .*\bjudging\b|from awq_core\.(judging|quantized_model)", source), name
 
 
 def flip_a_byte(folder: Path) -> None:

@@ -14,6 +14,7 @@ from claims.support.deviations import CONDITIONS, FOLDER, DeviationsError, read_
 PROVENANCE: dict[str, Any] = {
     "effort": "quick",
     "dtype": "float32",
+    "group_size": 128,
     "seed": 0,
     "calibration_hash": "aa11",
     "heldout_hash": "bb22",

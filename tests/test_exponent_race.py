@@ -19,6 +19,7 @@ from awq_core.measure.layers.racing import TOLERANCE
 from awq_core.measure.layers.row_errors import LinearRows, rows_looked_at
 from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import ALPHAS, BITS, QUANTIZERS, is_judged
+from awq_core.quantization.quantizers import DEPLOYED
 from fixtures.measuring.model import ModelMeasurement
 from fixtures.models.resolve import MODELS_VARIABLE, resolve
 from fixtures.options import Options
@@ -85,8 +86,8 @@ def test_a_winner_that_few_rows_speak_against_is_found() -> None:
     rows = LinearRows(weight, torch.float64)
     scales = alpha_scales(weight, inputs.abs().mean(dim=0))
     power = rows.power(moment)
-    found = race_exponents(rows, scales, "asym-g128", 3, (moment, moment), (power, power), [])
-    every = rows.total_errors(scales, "asym-g128", 3, [moment])[0] / power
+    found = race_exponents(rows, scales, DEPLOYED, 3, (moment, moment), (power, power), [])
+    every = rows.total_errors(scales, DEPLOYED, 3, [moment])[0] / power
     assert found.errors[:, 0].argmin() == every.argmin()
     assert found.row_share[found.errors[:, 0].argmin()].tolist() == [1.0, 1.0]
     np.testing.assert_allclose(found.errors[every.argmin(), 0], every.min(), rtol=1e-12)
@@ -109,11 +110,11 @@ def test_a_raced_linear_has_the_errors_of_an_exhaustive_one() -> None:
 
     every = exhaustive_errors(weight, magnitude, moments(torch.float64), QUANTIZERS, BITS)
     raced = raced_errors(weight, magnitude, moments(torch.float32), QUANTIZERS, BITS, (1, 0))
-    for q, quantizer in enumerate(QUANTIZERS):
+    for q in range(len(QUANTIZERS)):
         for b, bits in enumerate(BITS):
             exact, found, share = every.errors[q, b], raced.errors[q, b], raced.row_share[q, b]
             whole = [0]
-            if is_judged(quantizer, bits):
+            if is_judged(bits, deployed=q == 0):
                 best = int(found[:, 0].argmin())
                 assert exact[best, 0] <= exact[:, 0].min() * (1 + TOLERANCE)
                 whole = sorted({0, 10, 20, best})
@@ -132,7 +133,7 @@ def test_a_linear_without_inputs_has_no_errors() -> None:
     rows = LinearRows(torch.randn(300, 64, dtype=torch.float64), torch.float64)
     scales = alpha_scales(rows.weight, torch.zeros(64, dtype=torch.float64))
     power = rows.power(moment)
-    found = race_exponents(rows, scales, "asym-g128", 3, (moment, moment), (power, power), [0])
+    found = race_exponents(rows, scales, DEPLOYED, 3, (moment, moment), (power, power), [0])
     assert (found.errors == 0).all()
     assert len(scales) == len(ALPHAS)
 

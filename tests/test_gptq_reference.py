@@ -18,7 +18,7 @@ from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.quantization.codes import CodedWeight
 from awq_core.quantization.gptq import _propagation, gptq_codes
 from awq_core.quantization.output_error import relative_output_error
-from awq_core.quantization.quantizers import deployed_group_size, quantize_groups, round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, quantize_groups, round_to_nearest
 from fixtures.models.loading import load_model
 from fixtures.models.resolve import resolve
 from fixtures.texts.choose import choose_texts
@@ -151,9 +151,9 @@ def test_gptq_errs_less_than_rounding_on_its_calibration_tokens(name: str) -> No
     ratios: dict[tuple[int, bool], list[float]] = {}
     for entry, moment in linears_with_moments(name):
         weight = entry.weight.double()
-        group_size = deployed_group_size(weight.shape[1])
+        group_size = DEPLOYED.group_size_for(weight.shape[1])
         for bits in (3, 4):
-            rtn = relative_output_error(weight, round_to_nearest(weight, "asym-g128", bits), moment)
+            rtn = relative_output_error(weight, round_to_nearest(weight, DEPLOYED, bits), moment)
             for ordered in (False, True):
                 found = gptq(weight, moment, bits, group_size, activation_order=ordered)
                 ratio = float(relative_output_error(weight, found, moment) / rtn)

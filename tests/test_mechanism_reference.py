@@ -9,6 +9,7 @@ import torch
 from awq_core.measure.layers.errors import exhaustive_errors
 from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import DEPLOYED
 from tests import reference_diagnostic as reference
 from tests.structured_model import measured_layers, structured_model, tokens, weights_of
 
@@ -113,7 +114,7 @@ def test_weights_so_small_that_the_floor_under_the_step_counts_do_change() -> No
     for _ in range(2):
         moments.append(SecondMoment(64, torch.float64))
         moments[-1].update(torch.eye(64, dtype=torch.float64))
-    found = exhaustive_errors(weight, torch.ones(64, dtype=torch.float64), moments, ("asym-g128",), (4, 3)).mechanism
+    found = exhaustive_errors(weight, torch.ones(64, dtype=torch.float64), moments, (DEPLOYED,), (4, 3)).mechanism
     expected = sum(
         int(
             (

@@ -14,6 +14,7 @@ from awq_core.measure.methods import alpha_race, scale_search
 from awq_core.measure.methods.alpha_race import LARGEST_REGRET, REGRET
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, FoundScale, search_group
+from awq_core.quantization.quantizers import DEPLOYED
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.tokens import sequences, tokenize
@@ -43,7 +44,9 @@ def searched(
         stream.begin(block)
         inputs = BlockInputs(stream, block, "", arithmetic)
         for fold in applicable_folds(model, architecture, block, grouped=grouped):
-            found.append(search_group(model, architecture, block, fold, bits, inputs, formula, exhaustive=exhaustive))
+            found.append(
+                search_group(model, architecture, block, fold, DEPLOYED, bits, inputs, formula, exhaustive=exhaustive)
+            )
         stream.advance(block)
     return found
 

@@ -31,7 +31,7 @@ def test_the_header_says_what_is_measured_and_how(suite):
     result.stdout.fnmatch_lines(
         [
             "tiny: tiny, revision local, * parameters, 4 blocks",
-            "  cpu (CPU), float32, effort quick, seed 3",
+            "  cpu (CPU), float32, groups of 128, effort quick, seed 3",
             f"  calibration: {calibration}, * x 64 tokens; held-out: {heldout}, * x 64 tokens",
         ]
     )

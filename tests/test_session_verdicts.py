@@ -107,7 +107,9 @@ def test_a_claim_that_holds_where_it_was_refuted_fails_too(suite, registered):
     result.stdout.fnmatch_lines(["concentration.typical-layer on tiny: registered as refuted *, now inconclusive *"])
 
 
-@pytest.mark.parametrize("condition", ["effort", "dtype", "calibration_hash", "heldout_hash", "weights_hash", "seed"])
+@pytest.mark.parametrize(
+    "condition", ["effort", "dtype", "group_size", "calibration_hash", "heldout_hash", "weights_hash", "seed"]
+)
 def test_under_other_conditions_a_changed_verdict_warns(suite, registered, condition):
     other = 5 if condition == "seed" else "another"
     registered(conditions={condition: other}, some_layer=Verdict.SUPPORTED)

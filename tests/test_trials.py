@@ -15,6 +15,7 @@ from awq_core.architectures.model import applicable_folds, linear
 from awq_core.measure.methods import scale_search
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
+from awq_core.quantization.quantizers import DEPLOYED
 from tests.tiny_architectures import CASES, Case, tiny, token_ids
 
 every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
@@ -131,7 +132,7 @@ def test_the_search_looks_at_places_where_it_can(shape: Case, monkeypatch: pytes
     stream.begin(0)
     inputs = BlockInputs(stream, 0, "", torch.float64)
     (fold, *_) = applicable_folds(model, architecture, 0)
-    scale_search.search_group(model, architecture, 0, fold, 3, inputs)
+    scale_search.search_group(model, architecture, 0, fold, DEPLOYED, 3, inputs)
     if "attention_in" not in fold.sites or fold.inspected not in inputs.calls:
         assert not used
     else:

@@ -124,13 +124,13 @@ def tried_exponents(measured: Measured, quantizer: str, bits: int) -> bool:
 
 
 def inverse_error(measured: Measured, bits: int, alpha: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with `1 / s`, the salient weights scaled down, under asym-g128, `(linear,)`."""
+    """Output error with `1 / s`, the salient weights scaled down, under the deployed quantizer, `(linear,)`."""
     values = measured.errors["inverse_error"].sel(judged_bits=bits, inverse_alpha=alpha, split=split)
     return _per_linear_error(measured, values.values)
 
 
 def factor_error(measured: Measured, bits: int, factor: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with the top 1% of channels times a factor, under asym-g128, `(linear,)`."""
+    """Output error with the top 1% of channels times a factor, under the deployed quantizer, `(linear,)`."""
     values = measured.errors["factor_error"].sel(judged_bits=bits, factor=factor, split=split)
     return _per_linear_error(measured, values.values)
 

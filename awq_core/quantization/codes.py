@@ -1,4 +1,4 @@
-"""Quantized linears as codes: kept by searches and turned back into weights, packed as AWQ GEMM does, counted in bytes.
+"""Quantized linears as codes: kept by searches and turned back into weights, packed as AWQ GEMM does.
 
 Searches of several methods, precisions and texts leave a block's weights behind; as codes they take half a byte a
 weight, where copies would take two or four.
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-
-from awq_core.quantization.quantizers import deployed_group_size
 
 NIBBLE = 4
 """Up to so many bits, two codes share a byte."""
@@ -77,7 +75,6 @@ class CodedWeight:
         ]
 
 
-FP16_BYTES = 2
 CODES_IN_A_WORD = 8
 COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 """Nibble i of a word holds column `8 c + COLUMN_OF_NIBBLE[i]` (AutoAWQ's GEMM kernels read pairs of halves)."""
@@ -116,15 +113,3 @@ def unpack_awq(words: Tensor) -> Tensor:
     for nibble, column in enumerate(COLUMN_OF_NIBBLE):
         codes[:, column::CODES_IN_A_WORD] = (packed >> np.uint32(4 * nibble)) & np.uint32(15)
     return torch.from_numpy(codes)
-
-
-def packed_bytes(out_features: int, in_features: int, bits: int) -> float:
-    """Bytes of one linear in the AWQ layout: packed codes, an FP16 step and a packed zero point for every group.
-
-    Args:
-        out_features: rows.
-        in_features: columns.
-        bits: of a code and of a zero point.
-    """
-    groups = out_features * in_features / deployed_group_size(in_features)
-    return out_features * in_features * bits / 8 + groups * (FP16_BYTES + bits / 8)

@@ -2,8 +2,8 @@
 
 Frantar et al. 2022, "GPTQ", algorithm 1, as the reference implementation has it: damping of 1% of the mean
 diagonal, lazy updates in blocks of columns, dead columns set to zero. The quantizer is the suite's own
-(`asym-g128`), so that a comparison with AWQ compares what is done with the weights and not two roundings. Whose inputs
-the second moment is of, the full-precision model's or the quantized one's, is the caller's choice
+(`AsymmetricGroups`), so that a comparison with AWQ compares what is done with the weights and not two roundings. Whose
+inputs the second moment is of, the full-precision model's or the quantized one's, is the caller's choice
 (`awq_core/measure/methods/table.py`).
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizer
 from awq_core.quantization.scales import scaled_round_to_nearest
 
 CHUNK_ELEMENTS = 8_000_000
@@ -50,7 +50,7 @@ def relative_output_error(weight: Tensor, quantized: Tensor, second_moment: Tens
 def error_grid(
     weight: Tensor,
     scales: Tensor,
-    quantizers: Sequence[QuantizerName],
+    quantizers: Sequence[Quantizer],
     bits: Sequence[int],
     second_moments: Sequence[Tensor],
 ) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from awq_core.quantization.quantizers import QuantizerName, round_to_nearest
+from awq_core.quantization.quantizers import Quantizer, round_to_nearest
 
 SMALLEST_SCALE = 1e-4
 """llm-awq's floor under an unnormalised scale."""
@@ -85,7 +85,7 @@ def linear_scales(magnitude: Tensor, alphas: Tensor) -> Tensor:
     return ratio.unsqueeze(0).pow(alphas.to(magnitude).unsqueeze(1))
 
 
-def scaled_round_to_nearest(weight: Tensor, scales: Tensor, quantizer: QuantizerName, bits: int) -> Tensor:
+def scaled_round_to_nearest(weight: Tensor, scales: Tensor, quantizer: Quantizer, bits: int) -> Tensor:
     """The weights that the model effectively uses: `Q(W s) / s`.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from awq_core.quantization.quantizers import (
+    DEPLOYED,
+    DIAGNOSTIC,
     SMALLEST_RANGE,
-    deployed_group_size,
+    AsymmetricGroups,
+    Quantizer,
     quantize_groups,
     quantize_rows,
+    quantizer_named,
     round_to_nearest,
 )
 
@@ -285,23 +291,25 @@ def test_zeros_stay_zeros(bits: int) -> None:
     ],
 )
 def test_group_sizes(width: int, expected: int) -> None:
-    assert deployed_group_size(width) == expected
+    assert DEPLOYED.group_size_for(width) == expected
 
 
-@given(st.integers(1, 20_000))
+@given(st.integers(1, 20_000), st.sampled_from([16, 32, 64, 96, 128, 256]))
 @settings(max_examples=200)
-def test_group_size_rule(width: int) -> None:
-    """128 where it divides, else the largest divisor from 32 to 128, else the row: which is what 128 down finds."""
-    size = deployed_group_size(width)
-    divisors = [d for d in range(32, 129) if width % d == 0]
-    assert size == (max(divisors) if divisors else width)
-    assert width % 128 or size == 128
+def test_group_size_rule(width: int, asked: int) -> None:
+    """The one asked for where it divides, else the largest divisor from 32 to it, else the row."""
+    size = AsymmetricGroups(asked).group_size_for(width)
+    divisors = [d for d in range(32, asked + 1) if width % d == 0]
+    if width % asked == 0:
+        assert size == asked
+    else:
+        assert size == (max(divisors) if divisors else width)
 
 
 @given(matrices(groups=4), BITS)
 def test_the_deployed_quantizer_takes_the_deployed_group_size(weight: Tensor, bits: int) -> None:
-    assert torch.equal(round_to_nearest(weight, "asym-g128", bits), quantize_groups(weight, bits, 32).dequantize())
-    assert torch.equal(round_to_nearest(weight, "sym-channel", bits), quantize_rows(weight, bits))
+    assert torch.equal(round_to_nearest(weight, DEPLOYED, bits), quantize_groups(weight, bits, 32).dequantize())
+    assert torch.equal(round_to_nearest(weight, DIAGNOSTIC, bits), quantize_rows(weight, bits))
 
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
@@ -323,6 +331,22 @@ def test_a_group_size_that_does_not_divide_is_refused(group_size: int) -> None:
         quantize_groups(torch.ones(1, 8), 4, group_size)
 
 
-def test_an_unknown_quantizer_is_refused() -> None:
-    with pytest.raises(ValueError, match="asym-g128 or sym-channel, got 'asym'"):
-        round_to_nearest(torch.ones(1, 8), "asym", 4)  # type: ignore[arg-type]
+@pytest.mark.parametrize("quantizer", [DEPLOYED, AsymmetricGroups(32), DIAGNOSTIC], ids=lambda q: q.name)
+def test_a_name_means_one_quantizer(quantizer: Quantizer) -> None:
+    assert quantizer_named(quantizer.name) == quantizer
+
+
+def test_names_carry_the_group_size() -> None:
+    assert [AsymmetricGroups(64).name, DIAGNOSTIC.name] == ["asym-g64", "sym-channel"]
+
+
+@pytest.mark.parametrize("name", ["", "nearest", "nearest-g64", "sym-channel-g64", "asym-g"])
+def test_an_unknown_quantizer_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no quantizer is called {name!r}; known: .*asym, sym-channel"):
+        quantizer_named(name)
+
+
+@pytest.mark.parametrize("group_size", [-64, 0, 1, 64.0, True, "64"])
+def test_an_impossible_group_size_is_refused(group_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"group_size must be a whole number from 2 on, got {group_size!r}"):
+        AsymmetricGroups(group_size)

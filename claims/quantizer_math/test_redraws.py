@@ -16,7 +16,7 @@ from awq_core.measure.methods.block_rounding import LayerFindings, Rounding, red
 from awq_core.measure.methods.found import Found
 from awq_core.measure.methods.table import FULL, METHODS, Strategy
 from awq_core.quantization.gptq import gptq_codes
-from awq_core.quantization.quantizers import round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, DIAGNOSTIC, round_to_nearest
 
 LLAMA = architecture_of("llama")
 
@@ -69,7 +69,7 @@ def test_a_redraw_rounds_between_two_flips_that_cancel(seed: int, draw: int, wid
     assert torch.equal(w * signs * signs, w)
     found = at(seed, draw, bits).rounded("a", w)
     flipped = torch.stack([row * signs for row in w])
-    expected = round_to_nearest(flipped, "asym-g128", bits) * signs
+    expected = round_to_nearest(flipped, DEPLOYED, bits) * signs
     assert torch.equal(found, expected)
     if width >= 64:  # narrower groups may have one sign, which no zero point reaches
         step = 2 * w.abs().amax() / (2**bits - 1)
@@ -79,7 +79,7 @@ def test_a_redraw_rounds_between_two_flips_that_cancel(seed: int, draw: int, wid
 @given(seeds, widths, st.sampled_from([2, 3, 4]))
 def test_the_first_draw_is_plain_rounding(seed: int, width: int, bits: int) -> None:
     w = weight(seed % 1000, width)
-    assert torch.equal(at(seed, 0, bits).rounded("a", w), round_to_nearest(w, "asym-g128", bits))
+    assert torch.equal(at(seed, 0, bits).rounded("a", w), round_to_nearest(w, DEPLOYED, bits))
 
 
 @given(seeds, draws)
@@ -95,8 +95,8 @@ def test_a_grid_that_is_symmetric_leaves_only_its_ends_to_a_redraw(seed: int, dr
     """Per row, steps of the largest weight: but for ties, and the one code more below zero, the same roundings."""
     w = weight(seed % 1000, width)
     signs = redraw_signs(seed, draw, "a", width)
-    plain = round_to_nearest(w, "sym-channel", bits)
-    redrawn = round_to_nearest(w * signs, "sym-channel", bits) * signs
+    plain = round_to_nearest(w, DIAGNOSTIC, bits)
+    redrawn = round_to_nearest(w * signs, DIAGNOSTIC, bits) * signs
     top = 2 ** (bits - 1)
     position = w / (w.abs().amax(dim=1, keepdim=True) / top)
     inside = (position.abs() < top - 0.5 - 1e-9) & (((position - position.floor()) - 0.5).abs() > 1e-9)
@@ -115,7 +115,7 @@ def test_gptq_in_a_redraw_is_gptq_of_flipped_inputs(ordered: bool, seed: int, dr
     there = (flipped @ (found - w * signs).T).square().sum()
     here = (x @ (found * signs - w).T).square().sum()
     torch.testing.assert_close(here, there, rtol=1e-9, atol=0)
-    assert here < (x @ (round_to_nearest(w, "asym-g128", 3) - w).T).square().sum()
+    assert here < (x @ (round_to_nearest(w, DEPLOYED, 3) - w).T).square().sum()
 
 
 def test_a_redraw_has_a_name_of_its_own_and_full_precision_has_none() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from awq_core.measured import ALPHAS
-from awq_core.quantization.quantizers import QuantizerName, quantize_groups, round_to_nearest
+from awq_core.measured import QUANTIZERS as QUANTIZERS_MEASURED
+from awq_core.quantization.quantizers import DEPLOYED, Quantizer, quantize_groups, round_to_nearest
 from awq_core.quantization.scales import linear_scales, official_scales, scaled_round_to_nearest
 
-QUANTIZERS: st.SearchStrategy[QuantizerName] = st.sampled_from(["asym-g128", "sym-channel"])
+QUANTIZERS: st.SearchStrategy[Quantizer] = st.sampled_from(QUANTIZERS_MEASURED)
 BITS = st.integers(2, 8)
 ALPHA = st.sampled_from(ALPHAS)
 WIDTH = 64
@@ -34,7 +35,7 @@ def magnitudes(low: float = 1e-3) -> st.SearchStrategy[Tensor]:
 
 @given(weights(), magnitudes(0.0), QUANTIZERS, BITS)
 def test_alpha_zero_is_round_to_nearest_exactly(
-    weight: Tensor, magnitude: Tensor, quantizer: QuantizerName, bits: int
+    weight: Tensor, magnitude: Tensor, quantizer: Quantizer, bits: int
 ) -> None:
     expected = round_to_nearest(weight, quantizer, bits)
     linear = linear_scales(magnitude, torch.zeros(1))
@@ -44,9 +45,7 @@ def test_alpha_zero_is_round_to_nearest_exactly(
 
 
 @given(weights(), st.integers(-8, 8), QUANTIZERS, BITS)
-def test_protecting_everything_protects_nothing(
-    weight: Tensor, power: int, quantizer: QuantizerName, bits: int
-) -> None:
+def test_protecting_everything_protects_nothing(weight: Tensor, power: int, quantizer: Quantizer, bits: int) -> None:
     """mechanism.uniform-is-nothing: one power of two for every channel gives round-to-nearest's weights exactly."""
     scales = torch.full((WIDTH,), 2.0**power, dtype=torch.float64)
     same = scaled_round_to_nearest(weight, scales, quantizer, bits)
@@ -57,7 +56,7 @@ def test_protecting_one_channel_does_something() -> None:
     weight = torch.randn(4, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scales = torch.ones(WIDTH, dtype=torch.float64)
     scales[3] = 2.0
-    for quantizer in ("asym-g128", "sym-channel"):
+    for quantizer in QUANTIZERS_MEASURED:
         protected = scaled_round_to_nearest(weight, scales, quantizer, 3)
         assert not torch.equal(protected[:, 3], round_to_nearest(weight, quantizer, 3)[:, 3])
 
@@ -68,7 +67,7 @@ def test_a_scaled_channel_errs_by_less_in_proportion(weight: Tensor, bits: int, 
     scales = torch.ones(WIDTH, dtype=torch.float64)
     scales[7] = factor
     steps = quantize_groups(weight * scales, bits, WIDTH).steps  # one group: 64 does not divide by 128
-    error = (scaled_round_to_nearest(weight, scales, "asym-g128", bits) - weight).abs()
+    error = (scaled_round_to_nearest(weight, scales, DEPLOYED, bits) - weight).abs()
     assert (error[:, 7] <= steps[:, 0] / 2 / factor * (1 + 1e-9)).all()
 
 
@@ -106,7 +105,7 @@ def test_linear_scales_do_not_feel_the_size_of_the_inputs(magnitude: Tensor, alp
 
 @given(weights(), magnitudes(), ALPHA, QUANTIZERS, BITS)
 def test_linear_scales_quantize_as_the_study_s_normalisation_does(
-    weight: Tensor, magnitude: Tensor, alpha: float, quantizer: QuantizerName, bits: int
+    weight: Tensor, magnitude: Tensor, alpha: float, quantizer: Quantizer, bits: int
 ) -> None:
     """AWQ-Diag divides by `mean(x^alpha)`, we by `(mean x)^alpha`: a constant factor, and the same weights."""
     # A code within rounding of a tie may fall either way under another factor.

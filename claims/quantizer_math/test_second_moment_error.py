@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from awq_core.measured import QUANTIZERS
 from awq_core.quantization import output_error
 from awq_core.quantization.output_error import error_grid, relative_output_error, summed_squared_output
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizer
 from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
-
-QUANTIZERS: tuple[QuantizerName, ...] = ("asym-g128", "sym-channel")
 
 
 @st.composite
@@ -47,9 +46,7 @@ def test_second_moments_add_over_tokens(case: tuple[Tensor, Tensor], size: float
 
 
 @given(linears(), st.sampled_from(QUANTIZERS), st.integers(2, 8))
-def test_the_relative_error_is_the_replayed_one(
-    case: tuple[Tensor, Tensor], quantizer: QuantizerName, bits: int
-) -> None:
+def test_the_relative_error_is_the_replayed_one(case: tuple[Tensor, Tensor], quantizer: Quantizer, bits: int) -> None:
     weight, x = case
     quantized = scaled_round_to_nearest(weight, torch.ones(x.shape[1], dtype=torch.float64), quantizer, bits)
     replayed = (x @ (weight - quantized).T).square().sum() / (x @ weight.T).square().sum()
@@ -88,7 +85,7 @@ def test_the_weight_is_left_as_it_was() -> None:
 
 
 @given(st.sampled_from(["no input", "no weight"]), st.sampled_from(QUANTIZERS))
-def test_a_linear_without_output_errs_by_nothing(what: str, quantizer: QuantizerName) -> None:
+def test_a_linear_without_output_errs_by_nothing(what: str, quantizer: Quantizer) -> None:
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(3, 32, dtype=torch.float64, generator=generator)
     moment = torch.eye(32, dtype=torch.float64)

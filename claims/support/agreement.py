@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from awq_core.judging.by_block import rank_correlation
@@ -40,7 +42,7 @@ def agreeing_verdicts(pair: Pair, setting: Setting) -> Reported:
         if claim.level == "pair" or claim.threshold is None:
             continue
         for bits in claim.bits or (None,):
-            at = Setting(bits, seed=setting.seed, run_seed=setting.run_seed)
+            at = replace(setting, bits=bits)
             verdicts = [judge(claim, m, at, beside=False).verdict for m in pair]
             if Verdict.NOT_APPLICABLE in verdicts or Verdict.INSUFFICIENT in verdicts:
                 continue

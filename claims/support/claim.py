@@ -14,6 +14,7 @@ import pytest
 from awq_core.judging.evidence import Threshold
 from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import DEPLOYED
 from fixtures.measuring.stages import Stage
 
 
@@ -23,13 +24,13 @@ class Setting:
 
     Attributes:
         bits: precision, for claims with one verdict for each; else None.
-        quantizer: the deployed one, unless AWQ-Diag's reading is asked for beside it.
+        quantizer: name of the deployed one, unless AWQ-Diag's reading is asked for beside it.
         seed: of the interval's resampling.
         run_seed: the run's seed, which `seed` was derived from; None where it was not derived.
     """
 
     bits: int | None = None
-    quantizer: str = "asym-g128"
+    quantizer: str = DEPLOYED.name
     seed: int = 0
     run_seed: int | None = None
 

@@ -16,7 +16,16 @@ from typing import Any
 from awq_core.judging.evidence import Evidence, Verdict
 
 FOLDER = Path(__file__).parent.parent / "deviations"
-CONDITIONS = ("effort", "dtype", "seed", "calibration_hash", "heldout_hash", "traffic_hash", "weights_hash")
+CONDITIONS = (
+    "effort",
+    "dtype",
+    "group_size",
+    "seed",
+    "calibration_hash",
+    "heldout_hash",
+    "traffic_hash",
+    "weights_hash",
+)
 """Keys of a model's provenance that must be the same for a changed verdict to fail rather than warn."""
 
 

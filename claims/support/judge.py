@@ -13,11 +13,12 @@ from awq_core.judging.metrics import reduction
 from awq_core.judging.verdicts import data_needed, margin, verdict_of, verdict_of_parts, worst_parts
 from awq_core.measure.methods.looks import at_look, count_of
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import DIAGNOSTIC
 from claims.support.claim import Claim, NotApplicableError, Pair, Reported, Setting
 from claims.support.readers import UndecidedError
 from fixtures.measuring.stages import Stage, in_words
 
-DIAGNOSTIC_READING = Setting(bits=3, quantizer="sym-channel")
+DIAGNOSTIC_READING = Setting(bits=3, quantizer=DIAGNOSTIC.name)
 """AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
 
 ALONE = "replication needs two sizes of a family; give --model twice"

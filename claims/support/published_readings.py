@@ -18,11 +18,12 @@ from awq_core.judging import metrics as readings
 from awq_core.measure.layers.mechanism import FACTORS
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import BITS, Measured
+from awq_core.quantization.quantizers import DEPLOYED, DIAGNOSTIC
 from claims.support.claim import NotApplicableError
 from claims.support.model_losses import has
 
 SPLIT = "calibration"
-DIAGNOSTIC = ("sym-channel", 3)
+DIAGNOSTIC_SETTING = (DIAGNOSTIC.name, 3)
 """AWQ-Diag's quantizer and the precision at which it reports AWQ."""
 
 FAMILIES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -77,7 +78,7 @@ def _kurtosis(measured: Measured) -> xr.DataArray:
 
 
 def _reduction(measured: Measured) -> xr.DataArray:
-    return readings.reduction(measured, *DIAGNOSTIC, SPLIT)
+    return readings.reduction(measured, *DIAGNOSTIC_SETTING, SPLIT)
 
 
 def _mean(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], measured: Measured) -> Found:
@@ -91,10 +92,22 @@ def _median(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], m
 def _median_error(bits: int, measured: Measured) -> Found:
     if bits not in measured.errors["bits"].values:
         raise NotApplicableError(f"{bits} bits were not measured")
-    return Found(float(readings.error_at(measured, DIAGNOSTIC[0], bits, 0.0, SPLIT).median()))
+    return Found(float(readings.error_at(measured, DIAGNOSTIC.name, bits, 0.0, SPLIT).median()))
+
+
+def _in_groups_as_theirs(measured: Measured) -> None:
+    """Leave out what depends on the group size where it is not the published one.
+
+    Raises:
+        NotApplicableError: where it is not.
+    """
+    if measured.deployed != DEPLOYED:
+        ours, theirs = measured.deployed.group_size, DEPLOYED.group_size
+        raise NotApplicableError(f"measured in groups of {ours}, theirs of {theirs}")
 
 
 def _perplexity(strategy: str, measured: Measured) -> Found:
+    _in_groups_as_theirs(measured)
     if not has(measured, strategy):
         raise NotApplicableError(f"the loss of {strategy} was not measured")
     return Found(float(np.exp(readings.mean_loss(measured, strategy))))
@@ -110,7 +123,7 @@ def _perplexity_at_random(measured: Measured) -> Found:
 
 
 def _best_alphas(measured: Measured) -> np.ndarray:
-    alphas: np.ndarray = readings.best_alpha(measured, *DIAGNOSTIC).values
+    alphas: np.ndarray = readings.best_alpha(measured, *DIAGNOSTIC_SETTING).values
     return alphas
 
 
@@ -122,7 +135,13 @@ def _alpha_and_share(measured: Measured) -> Found:
     return Found(float(spearmanr(alphas, shares).statistic))
 
 
+def _constant_alpha(measured: Measured) -> Found:
+    _in_groups_as_theirs(measured)
+    return Found(readings.constant_alpha(measured, DEPLOYED.name, 3))
+
+
 def _steps(variable: str, factor: float, times: float, measured: Measured) -> Found:
+    _in_groups_as_theirs(measured)
     if variable not in measured.errors:
         raise NotApplicableError("quantization steps were not measured")
     return Found(times * float(measured.errors[variable].sel(factor=factor).mean()))
@@ -141,8 +160,8 @@ READINGS: dict[str, Reading] = {
     "perplexity-keep-random-3": _perplexity_at_random,
     "median-best-alpha": lambda measured: Found(float(np.median(_best_alphas(measured)))),
     "sd-best-alpha": lambda measured: Found(float(_best_alphas(measured).std())),
-    "constant-alpha": lambda measured: Found(readings.constant_alpha(measured, *DIAGNOSTIC)),
-    "constant-alpha-asym-g128-3": lambda measured: Found(readings.constant_alpha(measured, "asym-g128", 3)),
+    "constant-alpha": lambda measured: Found(readings.constant_alpha(measured, *DIAGNOSTIC_SETTING)),
+    f"constant-alpha-{DEPLOYED.name}-3": _constant_alpha,
     "best-alpha-with-top-share": _alpha_and_share,
     **{f"steps-changed-{factor:g}": partial(_steps, "step_changed", factor, 100.0) for factor in FACTORS},
     **{f"step-ratio-{factor:g}": partial(_steps, "step_ratio", factor, 1.0) for factor in FACTORS},

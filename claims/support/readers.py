@@ -119,14 +119,14 @@ def kinds_of_traffic(measured: Measured) -> xr.Dataset:
     return measured.traffic
 
 
-def deployed_quantizer_only(setting: Setting) -> None:
+def deployed_quantizer_only(measured: Measured, setting: Setting) -> None:
     """For what is measured under the deployed quantizer alone.
 
     Raises:
         NotApplicableError: where another one is asked about.
     """
-    if setting.quantizer != "asym-g128":
-        raise NotApplicableError("measured under asym-g128 alone")
+    if setting.quantizer != measured.deployed.name:
+        raise NotApplicableError(f"measured under {measured.deployed.name} alone")
 
 
 def exactly(value: float, counted: str, n: int) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from awq_core.measure.methods.looks import NotScoredError
 from awq_core.measured import Measured
@@ -24,7 +25,7 @@ def claims_about_models(asked: Iterable[Asked]) -> list[Asked]:
     for claim, setting in asked:
         if claim.level == "pair" and "losses" in claim.reads:
             found += [
-                (other, Setting(bits, seed=setting.seed))
+                (other, replace(setting, bits=bits))
                 for other in whole_catalogue().values()
                 if other.level == "model"
                 for bits in other.bits or (None,)

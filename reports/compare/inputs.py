@@ -11,6 +11,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from awq_core.judging.evidence import Verdict
+from awq_core.quantization.quantizers import DEPLOYED
 from reports.evidence_file import read_evidence
 from reports.verdict_words import Claim
 
@@ -40,8 +41,8 @@ class Run:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The model and its provenance."""
-        return dict(self.record["model"])
+        """The model and its provenance; files older than the option `--group-size` are of its default."""
+        return {"group_size": DEPLOYED.group_size, **self.record["model"]}
 
     @property
     def name(self) -> str:

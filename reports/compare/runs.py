@@ -15,6 +15,7 @@ from reports.verdict_words import Claim, catalogue_order, verdict_of
 CONDITIONS = {
     "effort": "effort",
     "dtype": "dtype",
+    "group_size": "group size",
     "device_name": "device",
     "calibration_hash": "calibration tokens",
     "heldout_hash": "held-out tokens",

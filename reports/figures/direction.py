@@ -54,8 +54,10 @@ def error_by_direction(measured: Measured) -> Drawing:
 
 def _direction(measured: Measured, bits: int, down_alphas: list[float]) -> dict[float, np.ndarray]:
     """Error ratios `[linears]` by signed exponent."""
-    rtn = error_at(measured, "asym-g128", bits, 0.0)
-    up = {alpha: error_ratio(error_at(measured, "asym-g128", bits, alpha), rtn).values for alpha in UP_ALPHAS}
+    rtn = error_at(measured, measured.deployed.name, bits, 0.0)
+    up = {
+        alpha: error_ratio(error_at(measured, measured.deployed.name, bits, alpha), rtn).values for alpha in UP_ALPHAS
+    }
     down = {-alpha: error_ratio(inverse_error(measured, bits, alpha), rtn).values for alpha in down_alphas}
     return down | up
 

@@ -6,40 +6,44 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from awq_core.measured import Measured
+from awq_core.quantization.quantizers import DIAGNOSTIC
 from reports.figures.canvas import Drawing, finish, paper, percent, plain_numbers
 from reports.figures.palette import AWQ, MUTED, RTN
 from reports.linears import Array, Linears
 
-QUANTIZER_WORDS = {
-    "asym-g128": "asym-g128, as deployed",
-    "sym-channel": "sym-channel, one step per row as in AWQ-Diag",
-}
 OFFSET = 0.13
 """Bits by which the two methods' marks stand apart, so that neither hides the other.
 
 No line joins them: on so steep a slope a line moved to the right looks like one moved up."""
 
 
+def quantizer_words(measured: Measured) -> dict[str, str]:
+    """Titles by the names of the measured quantizers that figures show, the deployed one first."""
+    deployed, diagnostic = measured.deployed.name, DIAGNOSTIC.name
+    titles = {deployed: f"{deployed}, as deployed", diagnostic: f"{diagnostic}, one step per row as in AWQ-Diag"}
+    return {name: title for name, title in titles.items() if name in measured.errors["quantizer"].values}
+
+
 def error_by_bits(measured: Measured) -> Drawing:
     """Held-out output error against bits, round-to-nearest and AWQ, and below it how much of it AWQ removes."""
     linears = Linears(measured)
     bits = sorted(int(b) for b in measured.errors["bits"].values)
-    quantizers = [q for q in QUANTIZER_WORDS if q in measured.errors["quantizer"].values]
+    words = quantizer_words(measured)
     finding = _finding(linears, bits)
     reading = (
         "Squared relative output error on held-out tokens, AWQ's exponents chosen on calibration tokens. "
         f"Marks: median over {len(linears.names)} linears; bars: the middle half."
     )
     figure, top = paper(finding, reading, 4.9)
-    lanes = [0.085 + 0.49 * place for place in range(len(quantizers))]
+    lanes = [0.085 + 0.49 * place for place in range(len(words))]
     upper: Axes | None = None
     lower: Axes | None = None
-    for lane, quantizer in zip(lanes, quantizers, strict=True):
+    for lane, quantizer in zip(lanes, words, strict=True):
         upper = figure.add_axes((lane, 0.42 * top, 0.41, 0.51 * top), sharey=upper)
         lower = figure.add_axes((lane, 0.1 * top, 0.41, 0.26 * top), sharex=upper, sharey=lower)
         _errors(upper, linears, quantizer, bits)
         _removed(lower, linears, quantizer, bits)
-        upper.set_title(QUANTIZER_WORDS[quantizer])
+        upper.set_title(words[quantizer])
         if lane == lanes[0]:
             upper.set_ylabel("output error")
             lower.set_ylabel("removed by AWQ")
@@ -100,11 +104,11 @@ def _finite(values: Array) -> Array:
 
 def _finding(linears: Linears, bits: list[int]) -> str:
     def removed(precision: int) -> float:
-        values = _finite(linears.reduction("asym-g128", precision))
+        values = _finite(linears.reduction(linears.deployed, precision))
         return float(np.median(1 - 1 / values)) if len(values) else float("nan")
 
     told = [b for b in (3, 4) if b in bits and np.isfinite(removed(b))]
-    rtn = {b: float(np.median(linears.error("asym-g128", b))) for b in bits}
+    rtn = {b: float(np.median(linears.error(linears.deployed, b))) for b in bits}
     finding = "Each bit removed costs "
     if 8 in rtn and 3 in rtn:
         finding += f"{(rtn[3] / rtn[8]) ** (1 / 5):.1f}× the error"

@@ -11,7 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 
 from awq_core.measured import Measured
 from reports.figures.canvas import Drawing, block_ticks, finish, paper, percent, plain_numbers, times
-from reports.figures.error import QUANTIZER_WORDS
+from reports.figures.error import quantizer_words
 from reports.figures.palette import GAIN_SHADES, INK, MUTED, family_colour, family_marker
 from reports.linears import Array, Linears
 
@@ -32,7 +32,7 @@ NUMBERS_FIT = 14
 def reduction_by_linear(measured: Measured) -> Drawing:
     """A map of families by blocks for both quantizers: which linears AWQ helps, and how much."""
     linears = Linears(measured)
-    deployed = linears.reduction("asym-g128", BITS)
+    deployed = linears.reduction(linears.deployed, BITS)
     best = int(np.argmax(deployed))
     finding = (
         f"{percent(float((deployed > GAINS).mean()))} of linears gain more than 1% at 3 bits; most gains "
@@ -45,7 +45,8 @@ def reduction_by_linear(measured: Measured) -> Drawing:
     families, blocks = linears.family_order, sorted(set(linears.blocks.tolist()))
     height = 1.1 + 0.33 * len(families)
     figure, top = paper(finding, reading, height)
-    reductions = {quantizer: linears.reduction(quantizer, BITS) for quantizer in QUANTIZER_WORDS}
+    words = quantizer_words(measured)
+    reductions = {quantizer: linears.reduction(quantizer, BITS) for quantizer in words}
     # One scale for both maps, in logarithms: halving the error is as far from 1 as doubling it. The 98th
     # percentile keeps one extreme linear from bleaching all others; it is drawn in the darkest shade.
     logs = np.log2(np.concatenate(list(reductions.values())))
@@ -54,7 +55,7 @@ def reduction_by_linear(measured: Measured) -> Drawing:
         axes = figure.add_axes((0.07 + 0.475 * place, 0.55 / height * top, 0.44, 1 * top - 0.95 / height * top))
         _map(axes, linears, values, families, blocks, norm)
         axes.tick_params(labelleft=place == 0)
-        axes.set_title(QUANTIZER_WORDS[quantizer])
+        axes.set_title(words[quantizer])
     return finish(figure, finding, reading)
 
 
@@ -85,18 +86,19 @@ def _map(
 def reduction_by_family(measured: Measured) -> Drawing:
     """Every linear's reduction by family, with mean and median: they can tell different stories."""
     linears = Linears(measured)
-    deployed = linears.reduction("asym-g128", BITS)
+    deployed = linears.reduction(linears.deployed, BITS)
     finding = _mean_and_median(linears, deployed)
     reading = READ_AS + " Points: linears; bar: their mean; dashed: their median."
     figure, top = paper(finding, reading, 3.9)
     left: Axes | None = None
-    for place, (quantizer, words) in enumerate(QUANTIZER_WORDS.items()):
+    words = quantizer_words(measured)
+    for place, (quantizer, title) in enumerate(words.items()):
         axes = figure.add_axes((0.07 + 0.475 * place, 0.1 * top, 0.44, 0.8 * top), sharey=left)
         left = left or axes
         _families(axes, linears, linears.reduction(quantizer, BITS))
-        _ratio_ticks(axes, np.concatenate([linears.reduction(name, BITS) for name in QUANTIZER_WORDS]))
+        _ratio_ticks(axes, np.concatenate([linears.reduction(name, BITS) for name in words]))
         axes.tick_params(labelleft=place == 0)
-        axes.set_title(words)
+        axes.set_title(title)
     return finish(figure, finding, reading)
 
 
@@ -151,20 +153,21 @@ def reduction_across_models(all_measured: Sequence[Measured]) -> Drawing:
     """The benefit by family, one panel per model, on one scale."""
     tables = [Linears(measured) for measured in all_measured]
     finding = _across(tables)
-    reading = READ_AS + " asym-g128. Points: linears; bar: their mean; dashed: their median."
+    quantizers = " and ".join(dict.fromkeys(table.deployed for table in tables))
+    reading = f"{READ_AS} {quantizers}. Points: linears; bar: their mean; dashed: their median."
     columns = min(4, len(tables))
     rows = -(-len(tables) // columns)
     figure, top = paper(finding, reading, 3.4 * rows)
     width, height = 0.93 / columns, top / rows
     first: Axes | None = None
-    everything = np.concatenate([table.reduction("asym-g128", BITS) for table in tables])
+    everything = np.concatenate([table.reduction(table.deployed, BITS) for table in tables])
     for place, table in enumerate(tables):
         row, column = divmod(place, columns)
         axes = figure.add_axes(
             (0.06 + column * width, top - (row + 1) * height + 0.11 * height, width - 0.03, 0.77 * height), sharey=first
         )
         first = first or axes
-        _families(axes, table, table.reduction("asym-g128", BITS))
+        _families(axes, table, table.reduction(table.deployed, BITS))
         _ratio_ticks(axes, everything)
         axes.tick_params(labelleft=column == 0)
         axes.set_title(f"{table.measured.name} ({_millions(table.measured.parameters)})")
@@ -183,7 +186,7 @@ def _millions(parameters: int) -> str:
 def _across(tables: Sequence[Linears]) -> str:
     gains = []
     for table in tables:
-        values = table.reduction("asym-g128", BITS)
+        values = table.reduction(table.deployed, BITS)
         if table.behind.any() and not table.behind.all():
             gains.append((float(values[table.behind].mean()), float(values[~table.behind].mean())))
     words = tables[0].behind_words

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from awq_core.quantization.quantizers import DEPLOYED
 from reports.gathered import claim_of
 from reports.verdict_words import Claim
 
@@ -99,6 +100,8 @@ class Repeat:
         values: list[tuple[str, Any]] = []
         if provenance.get("kind") != "control":
             values += [(f"--{name}", provenance.get(name)) for name in ("effort", "device", "dtype")]
+        if (given := config.getoption("--group-size", default=None)) != str(DEPLOYED.group_size):
+            values.append(("--group-size", given))
         values.append(("--seed", config.getoption("--seed", default=None)))
         values += [(option, config.getoption(option, default=None)) for option in TEXTS]
         self._options = [word for option, value in values if value is not None for word in (option, str(value))]

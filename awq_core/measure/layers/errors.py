@@ -21,7 +21,7 @@ from awq_core.measure.layers.row_errors import LinearRows
 from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import ALPHAS, JUDGED_BITS, is_judged
 from awq_core.quantization.output_error import error_grid
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizers
 from awq_core.quantization.scales import linear_scales
 
 NAMED_ALPHAS = (0.0, 0.5, 1.0)
@@ -48,7 +48,7 @@ def exhaustive_errors(
     weight: Tensor,
     magnitude: Tensor,
     moments: Sequence[SecondMoment],
-    quantizers: tuple[QuantizerName, ...],
+    quantizers: Quantizers,
     bits: tuple[int, ...],
 ) -> LinearErrors:
     """Every error exactly.
@@ -57,7 +57,7 @@ def exhaustive_errors(
         weight: `(out, in)`, in the arithmetic of the errors.
         magnitude: `(in,)`, of calibration tokens.
         moments: of calibration and of held-out tokens.
-        quantizers: which roundings.
+        quantizers: which roundings, the deployed one first.
         bits: which precisions.
     """
     matrices = [moment.matrix() for moment in moments]
@@ -65,16 +65,18 @@ def exhaustive_errors(
     found = errors.cpu().numpy().astype(np.float64)
 
     def others(scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
-        return error_grid(weight, scales, ("asym-g128",), bits, matrices)[0].double().cpu().numpy()
+        return error_grid(weight, scales, quantizers[:1], bits, matrices)[0].double().cpu().numpy()
 
-    return LinearErrors(found, np.ones_like(found), measure_mechanism(weight, magnitude, others, JUDGED_BITS))
+    return LinearErrors(
+        found, np.ones_like(found), measure_mechanism(weight, magnitude, others, quantizers[0], JUDGED_BITS)
+    )
 
 
 def raced_errors(
     weight: Tensor,
     magnitude: Tensor,
     moments: tuple[SecondMoment, SecondMoment],
-    quantizers: tuple[QuantizerName, ...],
+    quantizers: Quantizers,
     bits: tuple[int, ...],
     shares: tuple[float, float],
 ) -> LinearErrors:
@@ -84,7 +86,7 @@ def raced_errors(
         weight: `(out, in)`.
         magnitude: `(in,)`, of calibration tokens.
         moments: of calibration and of held-out tokens.
-        quantizers: which roundings.
+        quantizers: which roundings, the deployed one first.
         bits: which precisions.
         shares: of the output rows that are looked at at all, where claims read the errors and elsewhere; 1 for all.
             With none elsewhere, round-to-nearest is all that is measured there, on as many rows as claims read.
@@ -98,7 +100,7 @@ def raced_errors(
     errors, row_share = np.full(shape, np.nan), np.zeros(shape)
     for q, quantizer in enumerate(quantizers):
         for b, precision in enumerate(bits):
-            judged = is_judged(quantizer, precision)
+            judged = is_judged(precision, deployed=q == 0)
             if not judged and shares[1] == 0:
                 rtn = rows.total_errors(scales[:1], quantizer, precision, moments)  # (splits, 1)
                 errors[q, b, 0], row_share[q, b, 0] = rtn[:, 0] / np.array(powers[rows]), rows.share
@@ -112,11 +114,11 @@ def raced_errors(
         found = np.full((len(bits), len(scales), len(moments)), np.nan)
         first = 1 if heldout_only else 0
         for b, precision in enumerate(bits):
-            summed = rows.total_errors(scales, "asym-g128", precision, moments[first:])
+            summed = rows.total_errors(scales, quantizers[0], precision, moments[first:])
             found[b, :, first:] = summed.T / np.array(powers[rows][first:])
         return found
 
-    mechanism = measure_mechanism(rows.weight, magnitude, others, JUDGED_BITS)
+    mechanism = measure_mechanism(rows.weight, magnitude, others, quantizers[0], JUDGED_BITS)
     return LinearErrors(errors, row_share, mechanism)
 
 

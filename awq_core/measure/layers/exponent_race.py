@@ -22,7 +22,7 @@ from torch import Tensor
 from awq_core.measure.layers.racing import survivors
 from awq_core.measure.layers.row_errors import LinearRows
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizer
 
 FIRST_SHARE = 1 / 16
 """Share of the rows in the first round."""
@@ -54,7 +54,7 @@ class RacedErrors:
 def race_exponents(
     rows: LinearRows,
     scales: Tensor,
-    quantizer: QuantizerName,
+    quantizer: Quantizer,
     bits: int,
     moments: tuple[SecondMoment, SecondMoment],
     powers: tuple[float, ...],
@@ -89,9 +89,7 @@ def race_exponents(
     return RacedErrors(errors, tried / total * rows.share)
 
 
-def fittest_exponent(
-    rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment
-) -> int:
+def fittest_exponent(rows: LinearRows, scales: Tensor, quantizer: Quantizer, bits: int, moment: SecondMoment) -> int:
     """Index of the exponent with the least error on calibration tokens, and nothing about the others.
 
     Args:
@@ -105,7 +103,7 @@ def fittest_exponent(
 
 
 def _race(
-    rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment
+    rows: LinearRows, scales: Tensor, quantizer: Quantizer, bits: int, moment: SecondMoment
 ) -> tuple[int, np.ndarray]:
     """Drop exponents until one is left, or all rows have been tried.
 

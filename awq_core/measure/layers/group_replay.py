@@ -16,7 +16,7 @@ from torch import Tensor
 from awq_core.measure.layers.errors import LinearErrors, alpha_scales
 from awq_core.measured import JUDGED_BITS, is_judged
 from awq_core.quantization.matmul import product_with_rows
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizers
 from awq_core.quantization.scales import scaled_round_to_nearest
 
 CHOICES = ("rtn", "best")
@@ -30,13 +30,10 @@ Setting = tuple[int, int]
 """Indices of a quantizer and of a judged precision."""
 
 
-def read_settings(quantizers: tuple[QuantizerName, ...]) -> list[Setting]:
+def read_settings(quantizers: Quantizers) -> list[Setting]:
     """What claims read group by group."""
     return [
-        (q, b)
-        for q, quantizer in enumerate(quantizers)
-        for b, bits in enumerate(JUDGED_BITS)
-        if is_judged(quantizer, bits)
+        (q, b) for q in range(len(quantizers)) for b, bits in enumerate(JUDGED_BITS) if is_judged(bits, deployed=q == 0)
     ]
 
 
@@ -49,7 +46,7 @@ class Leaders:
         everyone: replay every linear.
     """
 
-    def __init__(self, quantizers: tuple[QuantizerName, ...], bits: tuple[int, ...], everyone: bool) -> None:
+    def __init__(self, quantizers: Quantizers, bits: tuple[int, ...], everyone: bool) -> None:
         self.settings = read_settings(quantizers)
         self._bits = bits
         self._everyone = everyone
@@ -77,7 +74,7 @@ def candidates(
     magnitude: Tensor,
     errors: LinearErrors,
     settings: list[Setting],
-    quantizers: tuple[QuantizerName, ...],
+    quantizers: Quantizers,
     bits: tuple[int, ...],
 ) -> Tensor:
     """What is replayed, `(1 + 2 settings, out, in)`: the weight itself, then `W^ - W` of RTN and of the best exponent.

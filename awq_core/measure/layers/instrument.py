@@ -25,7 +25,7 @@ from awq_core.measure.layers.importance import enrichment, importance
 from awq_core.measure.layers.row_errors import rows_looked_at
 from awq_core.measure.layers.site_inputs import BlockSites, SiteInputs
 from awq_core.measured import BITS, GROUPS, QUANTIZERS, SPLITS
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import Quantizers
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LayerSettings:
     """What the layer-level instrument measures, and in which arithmetic.
 
     Attributes:
-        quantizers: roundings to try.
+        quantizers: roundings to try, the deployed one first.
         bits: precisions to try.
         arithmetic: dtype of second moments and errors; float64 where the model is small enough.
         groups: groups of held-out windows.
@@ -42,7 +42,7 @@ class LayerSettings:
         shown_row_share: the same at the settings that no claim reads; with 0, no exponents are tried there.
     """
 
-    quantizers: tuple[QuantizerName, ...] = QUANTIZERS
+    quantizers: Quantizers = QUANTIZERS
     bits: tuple[int, ...] = BITS
     arithmetic: torch.dtype = torch.float64
     groups: int = GROUPS
@@ -85,7 +85,9 @@ def measure_layers(
         sites += block_sites
         linears += block_linears
         progress(block + 1, source.blocks)
-    return channels_dataset(sites, linears), errors_dataset(linears, settings.quantizers, settings.bits, CHOICES)
+    return channels_dataset(sites, linears), errors_dataset(
+        linears, [quantizer.name for quantizer in settings.quantizers], settings.bits, CHOICES
+    )
 
 
 def _measure_block(

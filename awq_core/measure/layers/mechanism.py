@@ -1,6 +1,6 @@
 """What scaling does to rounding, linear by linear: either direction, any factor, and where it changes steps.
 
-All of it under asym-g128. The salient channels are the 1% with the largest calibration magnitude.
+All of it under the deployed quantizer. The salient channels are the 1% with the largest calibration magnitude.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from awq_core.measure.layers.importance import salient_channels
-from awq_core.quantization.quantizers import deployed_group_size, round_to_nearest, steps_and_zero_points
+from awq_core.quantization.quantizers import AsymmetricGroups, round_to_nearest, steps_and_zero_points
 from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
 
 INVERSE_ALPHAS = (0.25, 0.5, 0.75, 1.0)
@@ -55,7 +55,7 @@ class Mechanism:
 
 
 class ErrorsOf(Protocol):
-    """One linear's output errors under any scales, by asym-g128."""
+    """One linear's output errors under any scales, by the deployed quantizer."""
 
     def __call__(self, scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
         """From scales `(candidates, in)` to `(bits, candidates, splits)`.
@@ -65,33 +65,36 @@ class ErrorsOf(Protocol):
         ...
 
 
-def measure_mechanism(weight: Tensor, magnitude: Tensor, errors_of: ErrorsOf, bits: Sequence[int]) -> Mechanism:
+def measure_mechanism(
+    weight: Tensor, magnitude: Tensor, errors_of: ErrorsOf, deployed: AsymmetricGroups, bits: Sequence[int]
+) -> Mechanism:
     """Try scales of one linear.
 
     Args:
         weight: `(out, in)`.
         magnitude: `(in,)`, of calibration tokens.
         errors_of: its output errors under given scales.
+        deployed: the quantizer of these errors.
         bits: precisions.
     """
     alphas = torch.tensor(INVERSE_ALPHAS, dtype=weight.dtype, device=weight.device)
     salient = torch.as_tensor(salient_channels(magnitude.double().cpu().numpy()), device=weight.device)
     factors = weight.new_ones(len(FACTORS), weight.shape[1])  # (factors, in)
     factors[:, salient] = weight.new_tensor(FACTORS).unsqueeze(1)
-    changed, ratios = zip(*(_steps(weight, scales) for scales in factors), strict=True)
+    changed, ratios = zip(*(_steps(weight, scales, deployed) for scales in factors), strict=True)
     inverse = linear_scales(magnitude.to(weight), -alphas)
     return Mechanism(
         errors_of(inverse, bits, heldout_only=True),
         errors_of(factors, bits, heldout_only=False),
         np.array(changed),
         np.array(ratios),
-        _uniform_changes(weight, bits),
+        _uniform_changes(weight, deployed, bits),
     )
 
 
-def _steps(weight: Tensor, scales: Tensor) -> tuple[float, float]:
+def _steps(weight: Tensor, scales: Tensor, deployed: AsymmetricGroups) -> tuple[float, float]:
     """Share of groups whose step changes, and the mean ratio of the steps."""
-    group_size = deployed_group_size(weight.shape[1])
+    group_size = deployed.group_size_for(weight.shape[1])
     before, after = (
         steps_and_zero_points(w.unflatten(-1, (-1, group_size)), 4)[0].double() for w in (weight, weight * scales)
     )
@@ -99,9 +102,9 @@ def _steps(weight: Tensor, scales: Tensor) -> tuple[float, float]:
     return float(((ratio - 1).abs() > STEP_CHANGE).double().mean()), float(ratio.mean())
 
 
-def _uniform_changes(weight: Tensor, bits: Sequence[int]) -> int:
+def _uniform_changes(weight: Tensor, deployed: AsymmetricGroups, bits: Sequence[int]) -> int:
     scales = torch.full_like(weight[0], UNIFORM)
     return sum(
-        int((scaled_round_to_nearest(weight, scales, "asym-g128", b) != round_to_nearest(weight, "asym-g128", b)).sum())
+        int((scaled_round_to_nearest(weight, scales, deployed, b) != round_to_nearest(weight, deployed, b)).sum())
         for b in bits
     )

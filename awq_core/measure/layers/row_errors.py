@@ -14,7 +14,7 @@ from torch import Tensor
 
 from awq_core.measure.layers.racing import spread_order
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.quantization.quantizers import QuantizerName, rounding_differences
+from awq_core.quantization.quantizers import Quantizer, rounding_differences
 
 CHUNK_ELEMENTS = 1_200_000
 """Rounded weights in one product: enough rows for it to be efficient, few enough to stay in a processor's cache."""
@@ -59,14 +59,14 @@ class LinearRows:
         return power if power != 0 else 1.0
 
     def total_errors(
-        self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment]
+        self, scales: Tensor, quantizer: Quantizer, bits: int, moments: Sequence[SecondMoment]
     ) -> np.ndarray:
         """Squared output errors under every candidate, `(splits, candidates)`, summed over rows; see `errors`."""
         total: np.ndarray = self.errors(scales, quantizer, bits, moments, slice(0, self.count)).sum(axis=2)
         return total
 
     def errors(
-        self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment], rows: slice
+        self, scales: Tensor, quantizer: Quantizer, bits: int, moments: Sequence[SecondMoment], rows: slice
     ) -> np.ndarray:
         """Squared output errors of some rows under every candidate.
 

@@ -1,8 +1,8 @@
 """What other traffic does to a calibration: magnitudes and errors of every linear under each kind of text.
 
-Everything under asym-g128 at the judged precisions. The scales come from the usual calibration tokens, from the
-kind's own, or from random tokens; the error is always that on held-out tokens. Random tokens are compared with as many
-usual ones, calibrated and judged alike.
+Everything under the deployed quantizer at the judged precisions. The scales come from the usual calibration tokens,
+from the kind's own, or from random tokens; the error is always that on held-out tokens. Random tokens are compared with
+as many usual ones, calibrated and judged alike.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.layers.row_errors import LinearRows
 from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import JUDGED_BITS, TRAFFIC_KINDS
-from awq_core.quantization.quantizers import QuantizerName
+from awq_core.quantization.quantizers import DEPLOYED, AsymmetricGroups
 from awq_core.quantization.scales import linear_scales
 
 CHOICES = ("rtn", "usual", "own")
 """No scales; scales and exponents from the usual calibration tokens; from the kind's own calibration passages."""
-
-QUANTIZER: QuantizerName = "asym-g128"
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class TrafficSettings:
         arithmetic: dtype of second moments and errors.
         raced: exponents race, where every one of them would be tried in full.
         row_share: of every linear's output rows, how many are looked at.
+        deployed: the quantizer.
         own: try scales from each kind's own calibration passages too, which no claim judges.
     """
 
@@ -50,6 +49,7 @@ class TrafficSettings:
     raced: bool = False
     row_share: float = 1.0
     own: bool = True
+    deployed: AsymmetricGroups = DEPLOYED
 
     def splits(self) -> list[str]:
         """What a source of these measurements holds."""
@@ -108,7 +108,7 @@ class _Traffic:
         self.source = source
         self.channels = channels
         self.settings = settings
-        self.alphas = {bits: best_alpha(errors, QUANTIZER, bits) for bits in JUDGED_BITS}
+        self.alphas = {bits: best_alpha(errors, settings.deployed.name, bits) for bits in JUDGED_BITS}
 
     def block(self, block: int) -> Arrays:
         """Its results: names, and by kind magnitudes by site and errors by linear."""
@@ -175,7 +175,9 @@ class _Traffic:
                     tried += [torch.ones_like(usual[index][b]), usual[index][b]]
                 if calibration is not None:
                     tried.append(self._fitted_scales(looked_at, calibration[entry.site], bits))
-                by_bits.append(looked_at.total_errors(torch.stack(tried), QUANTIZER, bits, [judged_on])[0] / power)
+                by_bits.append(
+                    looked_at.total_errors(torch.stack(tried), self.settings.deployed, bits, [judged_on])[0] / power
+                )
             found.append(_checked(np.stack(by_bits), entry.name))
         return np.stack(found)
 
@@ -190,8 +192,8 @@ class _Traffic:
         """`(in,)`, magnitudes and exponent from given calibration tokens."""
         scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
         if self.settings.raced:
-            return scales[fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)]
-        return scales[int(rows.total_errors(scales, QUANTIZER, bits, [calibration.moment])[0].argmin())]
+            return scales[fittest_exponent(rows, scales, self.settings.deployed, bits, calibration.moment)]
+        return scales[int(rows.total_errors(scales, self.settings.deployed, bits, [calibration.moment])[0].argmin())]
 
 
 def _checked(errors: np.ndarray, name: str) -> np.ndarray:

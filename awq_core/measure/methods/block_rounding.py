@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from awq_core.architectures.model import Architecture, linear, linears_of_block,
 from awq_core.measure.layers.datasets import best_alpha, constant_alpha
 from awq_core.measure.layers.importance import salient_channels
 from awq_core.measure.methods.found import Found
+from awq_core.measured import deployed_quantizer
 from awq_core.quantization.clipping import clipped
-from awq_core.quantization.quantizers import round_to_nearest
+from awq_core.quantization.quantizers import DEPLOYED, AsymmetricGroups, round_to_nearest
 from awq_core.quantization.scales import linear_scales, official_scales
 
 
@@ -30,12 +31,14 @@ class LayerFindings:
         alphas: by bits, each linear's best exponent.
         constant: by bits, the one exponent that is best for all.
         seed: of random choices of channels, and of the signs of redraws.
+        quantizer: which rounding every method rounds with.
     """
 
     magnitudes: Mapping[str, np.ndarray]
     alphas: Mapping[int, Mapping[str, float]]
     constant: Mapping[int, float]
     seed: int
+    quantizer: AsymmetricGroups = DEPLOYED
 
     @classmethod
     def of(cls, channels: xr.Dataset, errors: xr.Dataset, bits: tuple[int, ...], seed: int) -> LayerFindings:
@@ -45,16 +48,33 @@ class LayerFindings:
         magnitudes = {
             str(name): magnitude.sel(site=site).values[: int(width)] for name, site, width in zip(*labels, strict=True)
         }
-        alphas = {b: best_alpha(errors, "asym-g128", b) for b in bits}
+        quantizer = deployed_quantizer(errors)
+        alphas = {b: best_alpha(errors, quantizer.name, b) for b in bits}
         return cls(
             magnitudes,
             {
                 b: dict(zip(map(str, each["linear"].values), each.values.tolist(), strict=True))
                 for b, each in alphas.items()
             },
-            {b: constant_alpha(errors, "asym-g128", b) for b in bits},
+            {b: constant_alpha(errors, quantizer.name, b) for b in bits},
             seed,
+            quantizer,
         )
+
+
+@dataclass
+class Applied:
+    """What linears were scaled and clipped with before they were rounded, by the linear's full name.
+
+    Attributes:
+        exponents: of the scales, where these have one.
+        scales: of the linear's columns, `(in,)`.
+        limits: of the scaled weights, `(out, groups)`.
+    """
+
+    exponents: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    limits: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class Rounding:
         found: what a method's search found of this block on the text set at hand, by the method's name.
         draw: 0 rounds as a checkpoint would be; any other flips random signs of the input channels around the rounding,
             which leaves the function as it is and makes the roundings new.
+        applied: where a method notes what it scales and clips with.
     """
 
     model: Any
@@ -79,6 +100,7 @@ class Rounding:
     layers: LayerFindings
     found: Callable[[str], Found]
     draw: int = 0
+    applied: Applied = field(default_factory=Applied)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and weight `(out, in)` of every linear of the block."""
@@ -92,9 +114,9 @@ class Rounding:
     def rounded(self, name: str, weight: Tensor) -> Tensor:
         """A linear's weight `(out, in)`, rounded to nearest in this draw: `Q(W S) S`."""
         if self.draw == 0:
-            return round_to_nearest(weight, "asym-g128", self.bits)
+            return round_to_nearest(weight, self.layers.quantizer, self.bits)
         signs = self.signs(name, weight.shape[1]).to(weight)
-        return round_to_nearest(weight * signs, "asym-g128", self.bits) * signs
+        return round_to_nearest(weight * signs, self.layers.quantizer, self.bits) * signs
 
     def stored(self, weights: Mapping[str, Tensor]) -> Parameters:
         """Parameters by full name, in the model's own layout, from weights `(out, in)` by linear."""
@@ -127,9 +149,13 @@ def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits:
     """
     found = (at.found(scales) if scales else Found()) if isinstance(scales, str) else scales(at)
     chosen = [(entry.fold, entry.scales) for entry in found.scales]
+    for entry in found.scales:
+        for name in (n.name for n in linears_of_block(at.architecture, at.block) if n.site in entry.fold.sites):
+            at.applied.exponents[name], at.applied.scales[name] = entry.alpha, entry.scales
     linears, others = fold_block(at.model, at.architecture, at.block, chosen)
     weights = {name.removesuffix(".weight"): weight for name, weight in linears.items()}
     if limits:
+        at.applied.limits.update(at.found(limits).limits)
         for name, bounds in at.found(limits).limits.items():
             weights[name] = clipped(weights[name], bounds)
     return at.stored({name: at.rounded(name, weight) for name, weight in weights.items()}) | others
@@ -147,8 +173,9 @@ def scaled(at: Rounding, alpha_of: Callable[[LayerFindings, int, str], float]) -
     changed = {}
     for name, weight in at.weights():
         magnitude = torch.as_tensor(at.layers.magnitudes[name], dtype=torch.float64, device=weight.device)
-        alpha = torch.tensor([alpha_of(at.layers, at.bits, name)], dtype=torch.float64)
-        scales = linear_scales(magnitude, alpha)[0].to(weight.dtype)  # (in,)
+        alpha = alpha_of(at.layers, at.bits, name)
+        scales = linear_scales(magnitude, torch.tensor([alpha], dtype=torch.float64))[0].to(weight.dtype)  # (in,)
+        at.applied.exponents[name], at.applied.scales[name] = alpha, scales
         changed[name] = at.rounded(name, weight * scales) / scales
     return at.stored(changed)
 
@@ -157,7 +184,7 @@ def scaled_by_site(at: Rounding) -> Parameters:
     """Linears that share an input share a scale, whether or not anything absorbs it."""
     changed = {}
     for entry, (name, weight) in zip(linears_of_block(at.architecture, at.block), at.weights(), strict=True):
-        scale = at.found("awq-site").sites[entry.site].to(weight)
+        scale = at.applied.scales[name] = at.found("awq-site").sites[entry.site].to(weight)
         changed[name] = at.rounded(name, weight * scale) / scale
     return at.stored(changed)
 

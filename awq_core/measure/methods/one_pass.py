@@ -23,7 +23,7 @@ from awq_core.architectures.folding import Parameters
 from awq_core.measure.checkpoints import KeptBlocks, KeptInMemory
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.block_rounding import LayerFindings, Rounding, redraw_signs
+from awq_core.measure.methods.block_rounding import Applied, LayerFindings, Rounding, redraw_signs
 from awq_core.measure.methods.found import Found, from_arrays, to_arrays
 from awq_core.measure.methods.losses import Scores, compare
 from awq_core.measure.methods.searches import Calibration
@@ -155,10 +155,7 @@ class MethodPass:
         states = [embedded] * len(everything)
         self.blocks.arguments(ids.shape[1])
         for block in range(len(self.blocks)):
-            self._open.clear()
-            with self.blocks.open(block):
-                if searching is not None:
-                    searching.visit(block, partial(progress, block, len(self.blocks)))
+            with self._searched(block, searching, progress):
                 for index, strategy in enumerate(everything):
                     if strategy == FULL and index:
                         states[index] = states[0]
@@ -166,27 +163,62 @@ class MethodPass:
                     with exchanged(self.blocks.model, self.parameters(strategy, block)):
                         moved = [self.blocks.forward(block, batch) for batch in in_batches(states[index])]
                     states[index] = torch.cat(moved)
-            progress(block + 1, len(self.blocks))
-        self._open.clear()
         for index, strategy in enumerate(everything):
             # Full precision itself, not a copy: it need not go through the head twice.
             states[index] = states[0] if strategy == FULL and index else self._finished(states[index])
         return states[0], states[1:]
 
+    @contextmanager
+    def _searched(self, block: int, searching: _Searching | None, progress: Progress) -> Iterator[None]:
+        """One block, open and searched where it has not been, for a while."""
+        with self.blocks.open(block):
+            if searching is not None:
+                searching.visit(block, partial(progress, block, len(self.blocks)))
+            yield
+        self._open.clear()
+        progress(block + 1, len(self.blocks))
+
+    def quantized(
+        self, strategy: Strategy, applied: Applied, progress: Progress = lambda done, total: None
+    ) -> Parameters:
+        """Every parameter that a strategy changes, by its name, in the model's own layout, dtype and device.
+
+        Args:
+            strategy: what is done.
+            applied: gets what it scales and clips with.
+            progress: called with `(blocks done, blocks)`, after each search too.
+
+        Raises:
+            MeasurementError: if a search meets a loss that is NaN or infinite.
+        """
+        searching, changed = _Searching(self, [strategy]), Parameters()
+        for block in range(len(self.blocks)):
+            with self._searched(block, searching, progress):
+                for name, value in self.parameters(strategy, block, applied).items():
+                    changed[name] = value.to(self.blocks.model.get_parameter(name).detach())
+        return changed
+
     def _finished(self, state: Tensor) -> Tensor:
         return torch.cat([self.blocks.finish(batch) for batch in in_batches(state)])
 
-    def parameters(self, strategy: Strategy, block: int) -> Parameters:
-        """Make an opened block's parameters as a strategy has them, those that it changes."""
+    def parameters(self, strategy: Strategy, block: int, applied: Applied | None = None) -> Parameters:
+        """Make an opened block's parameters as a strategy has them, those that it changes.
+
+        Args:
+            strategy: what is done.
+            block: index of the block.
+            applied: gets what the block is scaled and clipped with.
+        """
 
         def found(method: str) -> Found:
             draw = strategy.draw if METHODS[method].draws_searched else 0
             return self.found(Strategy(METHODS[method], strategy.bits, self._text(strategy.text), draw), block)
 
-        at = Rounding(
-            self.blocks.model, self.blocks.architecture, block, strategy.bits, self.layers, found, strategy.draw
+        model, architecture, draw = self.blocks.model, self.blocks.architecture, strategy.draw
+        noted = Applied() if applied is None else applied
+        return strategy.method.round(
+            Rounding(model, architecture, block, strategy.bits, self.layers, found, draw, noted)
         )
-        return strategy.method.round(at)
 
     def searches(self, strategies: Sequence[Strategy]) -> list[Strategy]:
         """Every search that strategies rest on, each once, in order."""
@@ -261,6 +293,7 @@ class _Searching:
             blocks.model,
             blocks.architecture,
             block,
+            layers.quantizer,
             search.bits,
             inputs,
             lambda method: self._pass.found(Strategy(METHODS[method], search.bits, search.text), block),

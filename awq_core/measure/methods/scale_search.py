@@ -22,7 +22,7 @@ from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.alpha_race import Losses, Sample, race
 from awq_core.measure.methods.block_inputs import BlockInputs, Call
 from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square
-from awq_core.quantization.quantizers import deployed_group_size, rounding_differences
+from awq_core.quantization.quantizers import AsymmetricGroups, rounding_differences
 from awq_core.quantization.scales import duo_scales, official_scales, relative_weight_size
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
@@ -61,6 +61,7 @@ def search_group(
     architecture: Architecture,
     block: int,
     fold: Fold,
+    quantizer: AsymmetricGroups,
     bits: int,
     inputs: BlockInputs,
     formula: Formula = "official",
@@ -74,6 +75,7 @@ def search_group(
         architecture: its row of the table.
         block: index of the block.
         fold: the group, and what absorbs its scale.
+        quantizer: which rounding.
         bits: precision.
         inputs: what reaches the block.
         formula: which candidates.
@@ -86,9 +88,9 @@ def search_group(
     linears = [linear(model, f"{prefix}.{path}") for site in fold.sites for _, path in architecture.site(site).linears]
     weights = [weight_of(module) for module in linears]
     magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
-    candidates = candidate_scales(magnitude, weights, formula)
+    candidates = candidate_scales(magnitude, weights, formula, quantizer)
     families = [family for site in fold.sites for family, _ in architecture.site(site).linears]
-    rounded = _Differences(linears, families, torch.stack(candidates, dim=1), bits)
+    rounded = _Differences(linears, families, torch.stack(candidates, dim=1), quantizer, bits)
     try:
         found = race(_losses_of(fold, inputs, rounded), exhaustive=exhaustive)
     except FloatingPointError:
@@ -106,11 +108,13 @@ def search_group(
     )
 
 
-def candidate_scales(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:
+def candidate_scales(
+    magnitude: Tensor, weights: list[Tensor], formula: Formula, quantizer: AsymmetricGroups
+) -> list[Tensor]:
     """The scales of every exponent, `(in,)` each."""
     if formula == "official":
         return [official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]
-    size = relative_weight_size(torch.cat(weights), deployed_group_size(weights[0].shape[1]))  # (in,)
+    size = relative_weight_size(torch.cat(weights), quantizer.group_size_for(weights[0].shape[1]))  # (in,)
     return [duo_scales(magnitude, size, alpha) for alpha in OFFICIAL_ALPHAS]
 
 
@@ -121,16 +125,20 @@ class _Differences:
         linears: of the group.
         families: of the linears.
         scales: `(in, candidates)`.
+        quantizer: which rounding.
         bits: precision.
     """
 
-    def __init__(self, linears: list[nn.Module], families: list[str], scales: Tensor, bits: int) -> None:
+    def __init__(
+        self, linears: list[nn.Module], families: list[str], scales: Tensor, quantizer: AsymmetricGroups, bits: int
+    ) -> None:
         self.linears = linears
         self.families = families
         # Weights of half precision are rounded in single, as they are where they are deployed.
         self._dtype = scales.dtype
         exact = torch.promote_types(scales.dtype, torch.float32)
         self.scales = scales.to(exact)
+        self.quantizer = quantizer
         self.bits = bits
         self.count = scales.shape[1]
         self._weights = [weight_of(module).T.to(exact).contiguous() for module in linears]  # (in, out) each
@@ -138,7 +146,7 @@ class _Differences:
     def of(self, candidate: int) -> list[Tensor]:
         """`(in, out)` for each linear, in the dtype in which differences are multiplied."""
         scale = self.scales[:, candidate, None]
-        found = [rounding_differences(weight, scale, "asym-g128", self.bits)[:, 0] for weight in self._weights]
+        found = [rounding_differences(weight, scale, self.quantizer, self.bits)[:, 0] for weight in self._weights]
         return [brief(difference.to(self._dtype)) for difference in found]
 
     def by_weight(self, candidate: int) -> dict[int, Tensor]:

@@ -19,7 +19,7 @@ from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, sear
 from awq_core.quantization.clipping import UNCLIPPED_FAMILIES, search_clipping
 from awq_core.quantization.codes import CodedWeight
 from awq_core.quantization.gptq import gptq_codes, gptq_operations
-from awq_core.quantization.quantizers import deployed_group_size, quantize_groups
+from awq_core.quantization.quantizers import AsymmetricGroups, quantize_groups
 from awq_core.quantization.scales import official_scales
 
 
@@ -31,6 +31,7 @@ class Calibration:
         model: its block is open.
         architecture: its row of the table.
         block: index of the block.
+        quantizer: which rounding.
         bits: precision.
         inputs: what reaches the block.
         found: what another method's search found of this block on the same text, by the method's name.
@@ -41,6 +42,7 @@ class Calibration:
     model: Any
     architecture: Architecture
     block: int
+    quantizer: AsymmetricGroups
     bits: int
     inputs: BlockInputs
     found: Callable[[str], Found]
@@ -84,7 +86,15 @@ def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found
     found = Found()
     for fold in folds:
         entry = search_group(
-            at.model, at.architecture, at.block, fold, at.bits, at.inputs, formula, exhaustive=at.exhaustive
+            at.model,
+            at.architecture,
+            at.block,
+            fold,
+            at.quantizer,
+            at.bits,
+            at.inputs,
+            formula,
+            exhaustive=at.exhaustive,
         )
         found.scales.append(entry)
         inspected = f"{at.architecture.blocks}.{at.block}.{fold.inspected}".rstrip(".")
@@ -107,7 +117,7 @@ def site_scales(at: Calibration) -> Found:
         losses = np.zeros(len(candidates))
         for name in [name for name, _, where in at.linears() if where == site.name]:
             rows = LinearRows(at.weight(name), moment.arithmetic)
-            losses += rows.total_errors(candidates, "asym-g128", at.bits, [moment])[0]
+            losses += rows.total_errors(candidates, at.quantizer, at.bits, [moment])[0]
         found.sites[site.name] = candidates[int(losses.argmin())]
     return found
 
@@ -126,7 +136,8 @@ def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
             inverse = divisors[site].to(moment).reciprocal()
             moment = moment * inverse * inverse.unsqueeze(1)
         weight = weights[f"{name}.weight"]
-        found.limits[name] = search_clipping(weight, moment, at.bits, deployed_group_size(weight.shape[1]))
+        group_size = at.quantizer.group_size_for(weight.shape[1])
+        found.limits[name] = search_clipping(weight, moment, at.bits, group_size)
     return found
 
 
@@ -141,7 +152,7 @@ def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
             weights = [at.weight(name) for name in group]
             rows, stacked = [len(weight) for weight in weights], torch.cat(weights)
             width = stacked.shape[1]
-            group_size = deployed_group_size(width)
+            group_size = at.quantizer.group_size_for(width)
             if not at.inputs.tokens[site]:
                 # An expert that no token reached: all its columns are dead, and GPTQ would empty it.
                 nearest = quantize_groups(stacked, at.bits, group_size)

@@ -1,7 +1,8 @@
 """The table of methods: one row says how a method calibrates a block and how it rounds it.
 
-All round under asym-g128. A method that *deploys* is an ordinary checkpoint of the same architecture; one that does not
-would need something more at run time, which its `needs` names. Adding a method is adding a row to `METHODS`.
+All round under the deployed quantizer. A method that *deploys* is an ordinary checkpoint of the same architecture; one
+that does not would need something more at run time, which its `needs` names. Adding a method is adding a row to
+`METHODS`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Method:
         folds_everywhere: it deploys where an operation absorbs every linear's scale; elsewhere it needs its `needs`.
         own_inputs: its search sees what the blocks before, rounded by it, make of the text.
         draws_searched: its search rounds, and is made anew for every redraw.
+        reads_layers: it rounds with what the layer-level instruments found (`LayerFindings`).
         elsewhere: text sets, beside the usual one, that it is calibrated on too.
         shown: no claim waits for it; it is scored where all methods are.
         grouped: it differs from the others only under grouped-query attention.
@@ -53,6 +55,7 @@ class Method:
     folds_everywhere: bool = False
     own_inputs: bool = False
     draws_searched: bool = False
+    reads_layers: bool = False
     elsewhere: tuple[str, ...] = ()
     shown: bool = False
     grouped: bool = False
@@ -72,15 +75,23 @@ _ROWS = (
         "awq-linear",
         partial(rounding.scaled, alpha_of=lambda layers, bits, name: layers.alphas[bits][name]),
         needs=A_SCALE_AT_RUN_TIME,
+        reads_layers=True,
         shown=True,
     ),
     Method("awq-site", rounding.scaled_by_site, searches.site_scales, shown=True, **_EVERYWHERE),
     Method(
         "awq-constant-everywhere",
         partial(rounding.scaled, alpha_of=lambda layers, bits, name: layers.constant[bits]),
+        reads_layers=True,
         **_EVERYWHERE,
     ),
-    Method("awq-half", partial(rounding.scaled, alpha_of=lambda layers, bits, name: 0.5), shown=True, **_EVERYWHERE),
+    Method(
+        "awq-half",
+        partial(rounding.scaled, alpha_of=lambda layers, bits, name: 0.5),
+        reads_layers=True,
+        shown=True,
+        **_EVERYWHERE,
+    ),
     Method(
         "awq-block",
         partial(rounding.folded, scales="awq-block"),
@@ -93,7 +104,13 @@ _ROWS = (
         searches.clip_limits,
         builds_on="awq-block",
     ),
-    Method("awq-constant", partial(rounding.folded, scales=rounding.one_exponent), builds_on="awq-block", shown=True),
+    Method(
+        "awq-constant",
+        partial(rounding.folded, scales=rounding.one_exponent),
+        builds_on="awq-block",
+        reads_layers=True,
+        shown=True,
+    ),
     Method(
         "awq-duo",
         partial(rounding.folded, scales="awq-duo"),
@@ -130,13 +147,19 @@ _ROWS = (
         draws_searched=True,
         shown=True,
     ),
-    Method("keep-activation", partial(rounding.keeping, chosen=rounding.by_activation), needs=MIXED_PRECISION),
+    Method(
+        "keep-activation",
+        partial(rounding.keeping, chosen=rounding.by_activation),
+        needs=MIXED_PRECISION,
+        reads_layers=True,
+    ),
     Method("keep-weight", partial(rounding.keeping, chosen=rounding.by_weight), needs=MIXED_PRECISION),
     *(
         Method(
             f"keep-random{choice}",
             partial(rounding.keeping, chosen=partial(rounding.at_random, choice=choice)),
             needs=MIXED_PRECISION,
+            reads_layers=True,
         )
         for choice in range(RANDOM_CHOICES)
     ),
