@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import reports
-from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Contrary, Judgement, Threshold, Verdict
+from claims.support.readers import exactly
 from reports.answer import Answer
 from reports.figures.canvas import Drawing
 from reports.html.claim import meaning
@@ -169,7 +170,12 @@ def test_nothing_that_a_model_a_claim_or_a_test_says_becomes_markup():
         source=HOSTILE,
         models=(HOSTILE,),
         contrary=[Contrary(HOSTILE, 0.9)],
-        details={HOSTILE: HOSTILE, "the linears named": HOSTILE},
+        linear=HOSTILE,
+        parts={HOSTILE: Judgement(Verdict.NOT_APPLICABLE, reason=HOSTILE)},
+        deciding_part=HOSTILE,
+        variants=dict.fromkeys((WITH_CLIPPING, HOSTILE), Judgement(Verdict.NOT_APPLICABLE, reason=HOSTILE)),
+        ranking=HOSTILE,
+        readings={HOSTILE: HOSTILE},
         registered=HOSTILE,
     )
     number = {"value": 1.0, "ours": 1.0, "agrees": True, "tolerance": {"text": HOSTILE}, "not_comparable": ""}
@@ -230,7 +236,7 @@ def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
         (synthetic_claim(), "The untrained twin's estimate, 1.01, lies on the other side: training brings it over."),
         (synthetic_claim(twin_estimate=1.1), "the architecture meets this threshold before any training."),
         (
-            synthetic_claim(interval=Interval(1.3, 1.3, "exact: nothing is sampled", "modules", 3)),
+            synthetic_claim(interval=exactly(1.3, "modules", 3).interval),
             "Nothing is sampled here: the value is exact, and lies above 1.02, as claimed.",
         ),
         (
@@ -247,7 +253,7 @@ def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
         (synthetic_claim(survives_holm=True), "It survives Holm's correction"),
         (synthetic_claim(survives_holm=False), "It does not survive Holm's correction"),
         (
-            synthetic_claim(details={"p_value": 0.1, "part a": "1, supported", "part b": "2", "weakest part": "a"}),
+            synthetic_claim(parts=dict.fromkeys("ab", Judgement(Verdict.SUPPORTED, 1.3)), deciding_part="a"),
             "It has 2 parts and needs them all; shown is the one that decides: a.",
         ),
         (
