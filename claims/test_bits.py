@@ -1,7 +1,5 @@
 """Bits: the price of precision."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block
@@ -93,7 +91,7 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     of_block, with_clipping = (
         perplexity_estimate(measured, {method: 1.0, "full": -1.02}, setting) for method in (block, clipped)
     )
-    return replace(named(of_block, None, readings), variants={WITH_CLIPPING: with_clipping})
+    return named(of_block, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(

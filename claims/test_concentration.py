@@ -1,7 +1,5 @@
 """Concentration: importance sits in few channels."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block, share_by_block
@@ -27,7 +25,7 @@ def test_some_layer(measured: Measured, setting: Setting) -> Estimate:
         float(heldout.sel(linear=linear)), without, resampled="groups of windows", logarithmic=True
     )
     share = float(top_share(measured).sel(linear=linear))
-    return replace(named(estimate, heldout, {"raw share of the top 1%": share}), linear=linear)
+    return named(estimate, heldout, {"raw share of the top 1%": share}, linear=linear)
 
 
 @claim(

@@ -1,7 +1,5 @@
 """Constant alpha: one exponent for the whole model is enough."""
 
-from dataclasses import replace
-
 import numpy as np
 import xarray as xr
 
@@ -25,9 +23,8 @@ def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
         BLOCK: float(block.mean()),
         CLIPPED: float(clipped.mean()),
     }
-    estimate = named(mean_over_windows(measured, constant - block, setting), None, readings)
-    against_clipped = mean_over_windows(measured, constant - clipped, setting)
-    return replace(estimate, variants={"constant - block with clipping": against_clipped})
+    estimate, against_clipped = (mean_over_windows(measured, constant - gap, setting) for gap in (block, clipped))
+    return named(estimate, None, readings, variants={"constant - block with clipping": against_clipped})
 
 
 def errors_of(measured: Measured, setting: Setting, alpha: float | xr.DataArray) -> xr.DataArray:

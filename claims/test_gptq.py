@@ -1,7 +1,5 @@
 """GPTQ: the other school."""
 
-from dataclasses import replace
-
 from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
@@ -35,8 +33,8 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
         "gap of GPTQ": float(gptq.mean()),
     }
     readings |= {f"gap of GPTQ {what}": float(gap.mean()) for what, gap in zip(variants.values(), others, strict=True)}
-    estimate = named(mean_over_windows(measured, awq - gptq, setting), None, readings)
-    return replace(estimate, variants={WITH_CLIPPING: mean_over_windows(measured, clipped - gptq, setting)})
+    estimate, with_clipping = (mean_over_windows(measured, gap - gptq, setting) for gap in (awq, clipped))
+    return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(

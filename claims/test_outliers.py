@@ -1,16 +1,14 @@
 """Outliers: the salient channels are real, heavy-tailed outliers."""
 
-from dataclasses import replace
-
 import numpy as np
 import xarray as xr
 
-from awq_core.judging.by_block import estimate_by_block, summarising
+from awq_core.judging.by_block import estimate_by_block
 from awq_core.judging.intervals import Estimate, jackknife_estimate
 from awq_core.judging.metrics import mean_kurtosis, outlier_ratio, salient_auc
 from awq_core.measured import Measured
 from claims.support.claim import Setting, claim
-from claims.support.readers import highest_on_calibration, outlier_families
+from claims.support.readers import highest_on_calibration, named, outlier_families
 
 
 @claim(
@@ -26,7 +24,7 @@ def test_heavy_tailed(measured: Measured, setting: Setting) -> Estimate:
     site = measured.channels["linear_site"].sel(linear=linear).item()
     without = measured.channels["kurtosis_without_group"].sel(site=site).values
     estimate = jackknife_estimate(float(heldout.sel(linear=linear)), without, resampled="groups of windows")
-    return replace(summarising(estimate, heldout), linear=linear)
+    return named(estimate, heldout, {}, linear=linear)
 
 
 @claim(

@@ -1,7 +1,5 @@
 """Payoff: protecting salient channels beats round-to-nearest."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block, share_by_block
@@ -80,8 +78,7 @@ def test_one_layer(measured: Measured, setting: Setting) -> Estimate:
         log_reduction, len(rtn), resampled="groups of windows", seed=setting.seed, logarithmic=True
     )
     heldout = reduction(measured, setting.quantizer, setting.precision)
-    estimate = named(estimate, heldout, {"on calibration tokens": float(calibration.max())})
-    return replace(estimate, linear=linear)
+    return named(estimate, heldout, {"on calibration tokens": float(calibration.max())}, linear=linear)
 
 
 @claim(
@@ -129,7 +126,7 @@ def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     for what, other in zip(variants.values(), others, strict=True):
         readings[f"gap of {what}"] = float(other.mean())
     with_clipping = mean_over_windows(measured, rtn - clipped, setting)
-    return replace(named(estimate, None, readings), variants={WITH_CLIPPING: with_clipping})
+    return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(
@@ -173,4 +170,4 @@ def test_two_to_five(measured: Measured, setting: Setting) -> Estimate:
         "perplexity of AWQ": of_awq,
         "excess of RTN over excess of AWQ": (of_rtn - full) / (of_awq - full),
     }
-    return replace(named(estimate, None, readings), variants={WITH_CLIPPING: clipped})
+    return named(estimate, None, readings, variants={WITH_CLIPPING: clipped})

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import reports
-from awq_core.judging.evidence import WITH_CLIPPING, Contrary, Judgement, Threshold, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Contrary, Judgement, Ranking, Threshold, Verdict
 from claims.support.readers import exactly
 from reports.answer import Answer
 from reports.figures.canvas import Drawing
@@ -23,7 +23,7 @@ from reports.html.run import Phase, Repeat, quoted
 from reports.nightly.night import Entry, index_page
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
 from tests.reporting_sessions import rows
-from tests.synthetic_claim import synthetic_claim
+from tests.synthetic_claim import synthetic_claim, synthetic_interval
 from tests.synthetic_measured import synthetic_measured
 
 TEMPLATES = Path(reports.__file__).parent / "html" / "templates"
@@ -119,6 +119,35 @@ def test_each_claim_says_its_words_source_estimate_meaning_figure_and_command():
     ):
         assert part in text
     assert text.count("data:image/png") == 1
+
+
+def test_what_stands_beside_a_verdict_is_shown():
+    claim = synthetic_claim(
+        interval=replace(synthetic_interval(1.2, 1.4), looks=3, look=2),
+        linear="model.layers.2.self_attn.v_proj",
+        parts={
+            "code": Judgement(Verdict.SUPPORTED, 1.3, synthetic_interval(1.2, 1.4)),
+        },
+        variants={
+            WITH_CLIPPING: Judgement(Verdict.INCONCLUSIVE, 1.05, synthetic_interval(-1.0, 1.1)),
+            "at other depths": Judgement(Verdict.NOT_APPLICABLE, reason="one depth was measured"),
+        },
+        ranking=Ranking.HELPED_LEAST,
+        readings={"gap of RTN": 0.25, "excess": "4.86%"},
+    )
+    text = sections([claim])["claims"]
+    for name, shown in {
+        "linear": "model.layers.2.self_attn.v_proj",
+        "with clipping": "1.05 [−1, 1.1], inconclusive",
+        "resampled": "5 blocks, t interval, seed 7, look 2 of 3",
+        "p value": "0.001",
+        "part code": "1.3 [1.2, 1.4], supported",
+        "at other depths": "one depth was measured",
+        "gap of RTN": "0.25",
+        "excess": "4.86%",
+    }.items():
+        assert f"<dt>{name}</dt><dd>{shown}</dd>" in text
+    assert "<h5>Those that AWQ helps least</h5>" in text
 
 
 PNG = bytes.fromhex(

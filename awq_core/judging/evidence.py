@@ -127,7 +127,7 @@ class Judgement:
     """A further estimate held against a claim's threshold: a part of the claim, or a variant of it."""
 
     verdict: Verdict
-    """Reported where there is an estimate and no interval."""
+    """Reported where the estimate has not been judged."""
     estimate: float | None = None
     interval: Interval | None = None
     reason: str = ""

@@ -58,10 +58,22 @@ def outlier_families(values: xr.DataArray) -> xr.DataArray:
     return inside
 
 
-def named(estimate: Estimate, values: xr.DataArray | None, readings: dict[str, float | str]) -> Estimate:
-    """The estimate with the per-linear values behind it and further readings to report with it."""
+def named(
+    estimate: Estimate,
+    values: xr.DataArray | None,
+    readings: dict[str, float | str],
+    *,
+    linear: str | None = None,
+    variants: dict[str, Estimate] | None = None,
+) -> Estimate:
+    """The estimate with the per-linear values behind it and what else `Estimate` reports with it."""
     estimate = estimate if values is None else summarising(estimate, values)
-    return replace(estimate, readings={**estimate.readings, **readings})
+    return replace(
+        estimate,
+        readings={**estimate.readings, **readings},
+        linear=linear or estimate.linear,
+        variants={**estimate.variants, **(variants or {})},
+    )
 
 
 def worth_recovering(measured: Measured, setting: Setting) -> None:
