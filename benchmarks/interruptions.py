@@ -27,7 +27,7 @@ from reports.command import Parser
 
 RECORDS = ("evidence.json", "diagnostic.json")
 TIMED_CLAIMS = ("gptq.slower",)
-"""Claims about seconds: their estimate and details are times."""
+"""Claims about seconds: their estimate and readings are times."""
 TIMES = ("generated", "seconds")
 """What a record calls a date and measured seconds, wherever it stands."""
 ENDED = (0, 1)
@@ -111,7 +111,7 @@ def without_times(record: Any) -> Any:
     return {
         key: without_times(value)
         for key, value in record.items()
-        if key not in TIMES and not (timed and key in ("estimate", "details"))
+        if key not in TIMES and not (timed and key in ("estimate", "readings"))
     }
 
 

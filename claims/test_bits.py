@@ -3,13 +3,13 @@
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block
-from awq_core.judging.evidence import Threshold
+from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate
 from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import FP16_BYTES
 from claims.support.claim import NotApplicableError, Setting, claim
-from claims.support.model_losses import over_windows, perplexity, perplexity_estimate, reading, window_losses
+from claims.support.model_losses import over_windows, perplexity, perplexity_estimate, window_losses
 from claims.support.readers import exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
@@ -53,21 +53,21 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
     per_linear = natural_log(error_ratio(error[3], error[4]))
     ratio = estimate_by_block(per_linear, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
     # The ratio is an estimate too: over blocks, independent of the windows.
-    of_ratio = (ratio.value * ratio.standard_error * float(high.mean())) ** 2
+    of_ratio = (ratio.value * ratio.interval.standard_error * float(high.mean())) ** 2
     estimate = over_windows(
         measured,
         lambda index: (low - ratio.value * high)[index].mean(axis=-1),
         len(low),
         setting,
         further_variance=of_ratio,
-        further_degrees=ratio.degrees_of_freedom,
+        further_degrees=ratio.interval.degrees_of_freedom,
     )
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "gap at 3 bits": float(low.mean()),
         "gap at 4 bits": float(high.mean()),
         "median error ratio": ratio.value,
     }
-    return named(estimate, None, details)
+    return named(estimate, None, readings)
 
 
 @claim(
@@ -83,15 +83,15 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     block, clipped = f"awq-block-{setting.bits}", f"awq-block-clip-{setting.bits}"
     full, of_awq, _ = map(perplexity, window_losses(measured, "full", block, clipped))
-    with_clipping = perplexity_estimate(measured, {clipped: 1.0, "full": -1.02}, setting)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "perplexity of full precision": full,
         "perplexity of AWQ": of_awq,
         "excess": f"{100 * (of_awq / full - 1):.2f}%",
-        "with clipping": reading(with_clipping, Threshold(upper=0)),
     }
-    estimate = perplexity_estimate(measured, {block: 1.0, "full": -1.02}, setting)
-    return named(estimate, None, details)
+    of_block, with_clipping = (
+        perplexity_estimate(measured, {method: 1.0, "full": -1.02}, setting) for method in (block, clipped)
+    )
+    return named(of_block, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(
@@ -116,6 +116,6 @@ def test_four_times_smaller(measured: Measured, setting: Setting) -> Estimate:
     )
     rest = max(0, FP16_BYTES * measured.parameters - int(full.sum()))
     whole = (int(full.sum()) + rest) / (float(packed.sum()) + rest)
-    details: dict[str, float | str] = {"the whole model, embeddings and norms in FP16": f"{whole:.3g} times smaller"}
+    readings: dict[str, float | str] = {"the whole model, embeddings and norms in FP16": f"{whole:.3g} times smaller"}
     value = float(full.sum() / packed.sum())
-    return named(exactly(value, "linears", full.sizes["linear"]), (full / packed).assign_coords(full.coords), details)
+    return named(exactly(value, "linears", full.sizes["linear"]), (full / packed).assign_coords(full.coords), readings)

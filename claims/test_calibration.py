@@ -29,11 +29,11 @@ def test_few_suffice(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     few, everything = gaps(measured, setting, "awq-block-few", "awq-block")
     sequences = attribute(measured, "calibration_sequences")
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         f"gap with {sequences['few']} sequences": float(few.mean()),
         f"gap with {sequences['own']} sequences": float(everything.mean()),
     }
-    return named(mean_over_windows(measured, few - everything, setting), None, details)
+    return named(mean_over_windows(measured, few - everything, setting), None, readings)
 
 
 @claim(
@@ -51,12 +51,12 @@ def test_robust(measured: Measured, setting: Setting) -> Estimate:
     read = ("awq-block-foreign", "awq-block-matched", "gptq-foreign", "gptq-matched")
     awq_foreign, awq_usual, gptq_foreign, gptq_usual = gaps(measured, setting, *read)
     awq, gptq = awq_foreign - awq_usual, gptq_foreign - gptq_usual
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "penalty of GPTQ": float(gptq.mean()),
         "penalty of AWQ": float(awq.mean()),
         "sequences in either text": float(attribute(measured, "calibration_sequences")["foreign"]),
     }
-    return named(mean_over_windows(measured, gptq - awq, setting), None, details)
+    return named(mean_over_windows(measured, gptq - awq, setting), None, readings)
 
 
 @claim(
@@ -91,9 +91,9 @@ def test_every_traffic(measured: Measured, setting: Setting) -> Parts:
     for kind in map(str, errors["kind"].values):
         rtn, usual, own = (errors.sel(kind=kind, calibrated_on=choice) for choice in ("rtn", "usual", "own"))
         gain = natural_log(error_ratio(rtn, usual))
-        details: dict[str, float | str] = {}
+        readings: dict[str, float | str] = {}
         if own.notnull().all():  # of a twin, and of a large model at quick, it is not measured
             reduction = float(np.exp(natural_log(error_ratio(rtn, own)).mean()))
-            details[f"{kind}: reduction when calibrated on {kind}"] = reduction
-        parts[kind] = named(estimate_by_block(gain, seed=setting.seed, logarithmic=True), None, details)
+            readings[f"{kind}: reduction when calibrated on {kind}"] = reduction
+        parts[kind] = named(estimate_by_block(gain, seed=setting.seed, logarithmic=True), None, readings)
     return parts

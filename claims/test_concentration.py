@@ -25,7 +25,7 @@ def test_some_layer(measured: Measured, setting: Setting) -> Estimate:
         float(heldout.sel(linear=linear)), without, resampled="groups of windows", logarithmic=True
     )
     share = float(top_share(measured).sel(linear=linear))
-    return named(estimate, heldout, {"linear": linear, "raw share of the top 1%": share})
+    return named(estimate, heldout, {"raw share of the top 1%": share}, linear=linear)
 
 
 @claim(

@@ -17,16 +17,14 @@ def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
     """Loss of the constant exponent (every linear, unfolded) minus that of the block-level search (folded)."""
     worth_recovering(measured, setting)
     constant, block, clipped = gaps(measured, setting, "awq-constant-everywhere", "awq-block", "awq-block-clip")
-    against_clipped = mean_over_windows(measured, constant - clipped, setting)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "the constant": constant_alpha(measured, setting.quantizer, setting.precision),
         "gap of the constant (unfolded, without clipping)": float(constant.mean()),
         BLOCK: float(block.mean()),
         CLIPPED: float(clipped.mean()),
-        "constant - block with clipping": f"{against_clipped.value:.4g} "
-        f"[{against_clipped.interval.lower:.4g}, {against_clipped.interval.upper:.4g}]",
     }
-    return named(mean_over_windows(measured, constant - block, setting), None, details)
+    estimate, against_clipped = (mean_over_windows(measured, constant - gap, setting) for gap in (block, clipped))
+    return named(estimate, None, readings, variants={"constant - block with clipping": against_clipped})
 
 
 def errors_of(measured: Measured, setting: Setting, alpha: float | xr.DataArray) -> xr.DataArray:

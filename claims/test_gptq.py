@@ -1,10 +1,10 @@
 """GPTQ: the other school."""
 
-from awq_core.judging.evidence import Threshold
+from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
 from claims.support.claim import Reported, Setting, claim
-from claims.support.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows, reading
+from claims.support.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows
 from claims.support.readers import named, worth_recovering
 
 VARIANTS = {
@@ -27,14 +27,14 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     variants = {method: what for method, what in VARIANTS.items() if has(measured, f"{method}-{setting.bits}")}
     awq, clipped, gptq, *others = gaps(measured, setting, "awq-block", "awq-block-clip", "gptq", *variants)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         BLOCK: float(awq.mean()),
         CLIPPED: float(clipped.mean()),
         "gap of GPTQ": float(gptq.mean()),
-        "with clipping": reading(mean_over_windows(measured, clipped - gptq, setting), Threshold(upper=0.02)),
     }
-    details |= {f"gap of GPTQ {what}": float(gap.mean()) for what, gap in zip(variants.values(), others, strict=True)}
-    return named(mean_over_windows(measured, awq - gptq, setting), None, details)
+    readings |= {f"gap of GPTQ {what}": float(gap.mean()) for what, gap in zip(variants.values(), others, strict=True)}
+    estimate, with_clipping = (mean_over_windows(measured, gap - gptq, setting) for gap in (awq, clipped))
+    return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(

@@ -75,7 +75,7 @@ def test_benefit_median(measured: Measured, setting: Setting) -> Estimate:
 def test_benefit_jackknife(measured: Measured, setting: Setting) -> Parts:
     blocks = np.unique(measured.errors["linear_block"].values)
     return {
-        f"without block {block}": replace(benefit_difference(measured, setting, without=int(block)), parts={})
+        f"without block {block}": replace(benefit_difference(measured, setting, without=int(block)), summarised={})
         for block in blocks
     }
 

@@ -29,12 +29,12 @@ DOUBLED = 2.0
 )
 def test_equivalence(measured: Measured, setting: Setting) -> Estimate:
     check = attribute(measured, "folding")
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "largest difference over the largest logit": check["largest_difference"],
         f"what {check['dtype']} allows": check["tolerance"],
     }
     value = check["largest_difference"] / check["tolerance"]
-    return named(exactly(value, "tokens", check["tokens"]), None, details)
+    return named(exactly(value, "tokens", check["tokens"]), None, readings)
 
 
 @claim(
@@ -51,7 +51,7 @@ def test_direction(measured: Measured, setting: Setting) -> Parts:
     deployed_quantizer_only(measured, setting)
     rtn, up = (error_at(measured, setting.quantizer, setting.precision, alpha) for alpha in (0.0, DIRECTION_ALPHA))
     down = inverse_error(measured, setting.precision, DIRECTION_ALPHA)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "median e(1/s) / e(RTN)": float(error_ratio(down, rtn).median()),
         "median e(s) / e(RTN)": float(error_ratio(up, rtn).median()),
     }
@@ -60,7 +60,7 @@ def test_direction(measured: Measured, setting: Setting) -> Parts:
         name: named(
             estimate_by_block(natural_log(error_ratio(down, error)), seed=setting.seed, reduce=np.nanmedian),
             None,
-            details,
+            readings,
         )
         for name, error in held_against.items()
     }
@@ -78,12 +78,12 @@ def test_step_stays(measured: Measured, setting: Setting) -> Estimate:
     changed, ratio = measured.errors["step_changed"], measured.errors["step_ratio"]
     groups = measured.errors["out_features"].values.sum()
     estimate = share_by_block(changed.sel(factor=DOUBLED), trials=int(groups), seed=setting.seed)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         f"factor {factor:g}": f"{float(changed.sel(factor=factor).mean()):.3f} of steps change, "
         f"mean step ratio {float(ratio.sel(factor=factor).mean()):.3f}"
         for factor in changed["factor"].values[1:]
     }
-    return named(estimate, None, details)
+    return named(estimate, None, readings)
 
 
 @claim(
@@ -105,13 +105,13 @@ def test_sweet_spot(measured: Measured, setting: Setting) -> Parts:
         )
     )
     inner = min(factors[1:-1], key=lambda factor: float(calibration[factor].mean()))
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "inner factor, chosen on calibration tokens": inner,
         **{f"error at {f:g}, over that at 1": float(np.exp(heldout[f].mean())) for f in factors[1:]},
     }
     return {
         f"against {end:g}": named(
-            estimate_by_block(heldout[end] - heldout[inner], seed=setting.seed, logarithmic=True), None, details
+            estimate_by_block(heldout[end] - heldout[inner], seed=setting.seed, logarithmic=True), None, readings
         )
         for end in (factors[0], factors[-1])
     }
@@ -142,11 +142,11 @@ def test_uniform_is_nothing(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_no_overhead(measured: Measured, setting: Setting) -> Estimate:
     check = attribute(measured, "folding")
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "linears whose scale an operation absorbs": f"{check['foldable_linears']} of {check['linears']}"
     }
     value = check["modules_changed"] + check["parameters_changed"] + check["operations_changed"]
-    return named(exactly(float(value), "modules", check["modules_before"]), None, details)
+    return named(exactly(float(value), "modules", check["modules_before"]), None, readings)
 
 
 @claim(
@@ -161,5 +161,5 @@ def test_no_overhead(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_traffic_arithmetic(measured: Measured, setting: Setting) -> Estimate:
     wrong = {example.words: float(not example.holds()) for example in EXAMPLES}
-    details: dict[str, float | str] = {example.words: example.found() for example in EXAMPLES}
-    return named(exactly(sum(wrong.values()), "examples", len(EXAMPLES)), None, details)
+    readings: dict[str, float | str] = {example.words: example.found() for example in EXAMPLES}
+    return named(exactly(sum(wrong.values()), "examples", len(EXAMPLES)), None, readings)

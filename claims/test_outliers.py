@@ -24,7 +24,7 @@ def test_heavy_tailed(measured: Measured, setting: Setting) -> Estimate:
     site = measured.channels["linear_site"].sel(linear=linear).item()
     without = measured.channels["kurtosis_without_group"].sel(site=site).values
     estimate = jackknife_estimate(float(heldout.sel(linear=linear)), without, resampled="groups of windows")
-    return named(estimate, heldout, {"linear": linear})
+    return named(estimate, heldout, {}, linear=linear)
 
 
 @claim(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block, share_by_block
-from awq_core.judging.evidence import Threshold
+from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate, cluster_estimate
 from awq_core.judging.metrics import natural_log, reduction, window_values
 from awq_core.measured import Measured
@@ -16,7 +16,6 @@ from claims.support.model_losses import (
     mean_over_windows,
     perplexity,
     perplexity_estimate,
-    reading,
     window_losses,
 )
 from claims.support.readers import (
@@ -79,7 +78,7 @@ def test_one_layer(measured: Measured, setting: Setting) -> Estimate:
         log_reduction, len(rtn), resampled="groups of windows", seed=setting.seed, logarithmic=True
     )
     heldout = reduction(measured, setting.quantizer, setting.precision)
-    return named(estimate, heldout, {"linear": linear, "on calibration tokens": float(calibration.max())})
+    return named(estimate, heldout, {"on calibration tokens": float(calibration.max())}, linear=linear)
 
 
 @claim(
@@ -97,7 +96,6 @@ def test_honest(measured: Measured, setting: Setting) -> Estimate:
     return estimate_by_block(heldout - 0.8 * calibration, seed=setting.seed)
 
 
-RECOVERED = Threshold(lower=0.005)
 VARIANTS = {
     "awq-linear": "per-linear AWQ (needs a multiplication at run time)",
     "awq-duo": "block AWQ with AutoAWQ's scales (folded)",
@@ -109,7 +107,7 @@ VARIANTS = {
     "payoff.perplexity",
     "The quantized model is better too: block-level AWQ loses less than round-to-nearest",
     source="AWQ paper, AWQ-Diag",
-    above=RECOVERED.lower,
+    above=0.005,
     unit="nats recovered",
     level="model",
     bits=(4, 3),
@@ -120,15 +118,15 @@ def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     read = gaps(measured, setting, "rtn", "awq-block", "awq-block-clip", *variants)
     rtn, awq, clipped, *others = read
     estimate = mean_over_windows(measured, rtn - awq, setting)
-    details: dict[str, float | str] = {
-        "with clipping": reading(mean_over_windows(measured, rtn - clipped, setting), RECOVERED),
+    readings: dict[str, float | str] = {
         "gap of RTN": float(rtn.mean()),
         BLOCK: float(awq.mean()),
         CLIPPED: float(clipped.mean()),
     }
     for what, other in zip(variants.values(), others, strict=True):
-        details[f"gap of {what}"] = float(other.mean())
-    return named(estimate, None, details)
+        readings[f"gap of {what}"] = float(other.mean())
+    with_clipping = mean_over_windows(measured, rtn - clipped, setting)
+    return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
 
 
 @claim(
@@ -166,11 +164,10 @@ def test_two_to_five(measured: Measured, setting: Setting) -> Estimate:
     full, of_rtn, of_awq, _ = map(perplexity, window_losses(measured, "full", rtn, awq, with_clipping))
     estimate = perplexity_estimate(measured, {rtn: 1.0, awq: -2.0, "full": 1.0}, setting)
     clipped = perplexity_estimate(measured, {rtn: 1.0, with_clipping: -2.0, "full": 1.0}, setting)
-    details: dict[str, float | str] = {
-        "with clipping": reading(clipped, Threshold(lower=0)),
+    readings: dict[str, float | str] = {
         "perplexity of full precision": full,
         "perplexity of RTN": of_rtn,
         "perplexity of AWQ": of_awq,
         "excess of RTN over excess of AWQ": (of_rtn - full) / (of_awq - full),
     }
-    return named(estimate, None, details)
+    return named(estimate, None, readings, variants={WITH_CLIPPING: clipped})

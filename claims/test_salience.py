@@ -33,12 +33,12 @@ from claims.support.readers import kinds_of_traffic, named, wide_enough, worth_r
 def test_one_percent(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     rtn, kept = gaps(measured, setting, "rtn", "keep-activation")
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "gap of RTN": float(rtn.mean()),
         "gap with 1% kept": float(kept.mean()),
         "share recovered": 1 - float(kept.mean() / rtn.mean()),
     }
-    return named(mean_over_windows(measured, 0.5 * rtn - kept, setting), None, details)
+    return named(mean_over_windows(measured, 0.5 * rtn - kept, setting), None, readings)
 
 
 @claim(
@@ -55,11 +55,11 @@ def test_ninety_nine(measured: Measured, setting: Setting) -> Estimate:
     kept = f"keep-activation-{setting.bits}"
     full, of_kept = map(perplexity, window_losses(measured, "full", kept))
     estimate = perplexity_estimate(measured, {"full": 1.0, kept: -0.99}, setting)
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "perplexity of full precision": full,
         "perplexity with 1% kept": of_kept,
     }
-    return named(estimate, None, details)
+    return named(estimate, None, readings)
 
 
 @claim(
@@ -74,11 +74,11 @@ def test_ninety_nine(measured: Measured, setting: Setting) -> Estimate:
 def test_activation_beats_weight(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     activation, weight = gaps(measured, setting, "keep-activation", "keep-weight")
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "gap by activation": float(activation.mean()),
         "gap by weight": float(weight.mean()),
     }
-    return named(mean_over_windows(measured, weight - activation, setting), None, details)
+    return named(mean_over_windows(measured, weight - activation, setting), None, readings)
 
 
 @claim(
@@ -112,12 +112,12 @@ def test_weight_is_chance(measured: Measured, setting: Setting) -> Estimate:
         further_variance=spread,
         further_degrees=len(choices) - 1,
     )
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "gap of RTN": float(rtn.mean()),
         "gap by weight": float(weight.mean()),
         f"mean gap of {len(choices)} random choices": float(random.mean()),
     }
-    return named(estimate, None, details)
+    return named(estimate, None, readings)
 
 
 @claim(
@@ -154,11 +154,11 @@ def test_size_misleads(measured: Measured, setting: Setting) -> Estimate:
     by_magnitude, by_weight = (
         _rank_correlations(weighted, other) for other in (magnitude.where(weight_size.notnull().values), weight_size)
     )
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "rho with magnitude": float(by_magnitude.mean()),
         "rho with weight size": float(by_weight.mean()),
     }
-    return named(estimate_by_block(by_magnitude - by_weight, seed=setting.seed), None, details)
+    return named(estimate_by_block(by_magnitude - by_weight, seed=setting.seed), None, readings)
 
 
 def _rank_correlations(weighted: xr.DataArray, other: xr.DataArray) -> xr.DataArray:

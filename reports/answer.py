@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from awq_core.judging.evidence import Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Verdict
 from awq_core.judging.metrics import window_values
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import DEPLOYED
@@ -74,9 +75,9 @@ def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) 
         f"{_windows(measured, COMPARED)}: "
         f"{_recovered(lost, won)}. {_worth(decisive, lost, who)}"
     )
-    beside = "" if decisive is None else str(decisive["details"].get("with clipping", ""))
-    if clipped is not None and lost > 0 and beside:
-        sentence += f" {_with_clipping(beside, clipped, (rtn - clipped) / lost, _windows(measured, CLIPPED))}"
+    variant = None if decisive is None else decisive["variants"].get(WITH_CLIPPING)
+    if clipped is not None and lost > 0 and variant is not None:
+        sentence += f" {_with_clipping(variant, clipped, (rtn - clipped) / lost, _windows(measured, CLIPPED))}"
     return Answer(
         sentence + _beyond_guessing(measured, full),
         _perplexity(full),
@@ -131,12 +132,12 @@ def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None, wi
     return Answer(sentence, _perplexity(full), _perplexity(rtn))
 
 
-def _with_clipping(beside: str, clipped: float, share: float, windows: str) -> str:
-    """What llm-awq's clip search adds, with the reading `estimate [interval], verdict` beside the claim's own."""
+def _with_clipping(variant: dict[str, Any], clipped: float, share: float, windows: str) -> str:
+    """What llm-awq's clip search adds, decided by the claim's variant alone."""
     change = f"{share:.0%} of RTN's loss won back" if share >= 0 else f"a further {-share:.0%} lost"
     aside = f"{windows}," if windows else ""
     sentence = f"With llm-awq's clip search as well{aside} it is {perplexity_text(clipped)}, {change}"
-    match beside.rpartition(", ")[2]:
+    match Verdict(variant["verdict"]):
         case Verdict.SUPPORTED:
             return f"{sentence}: AWQ with clipping is worth it on this model."
         case Verdict.REFUTED:

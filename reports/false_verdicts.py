@@ -51,8 +51,8 @@ def with_holm(claims: Sequence[Claim]) -> list[Claim]:
     An inconclusive claim counts among those judged, but has no verdict that could survive. A claim without a p value
     (judged by another instrument) keeps the mark it came with; an exact one has none.
     """
-    counted = [claim for claim in claims if _by_interval(claim) and claim["details"].get("p_value") is not None]
-    stands = survives_holm([float(claim["details"]["p_value"]) for claim in counted], LEVEL)
+    counted = [claim for claim in claims if _by_interval(claim) and claim["p_value"] is not None]
+    stands = survives_holm([float(claim["p_value"]) for claim in counted], LEVEL)
     marks = {id(claim): mark for claim, mark in zip(counted, stands, strict=True)}
     return [
         {**claim, "survives_holm": marks[id(claim)] and verdict_of(claim) is not Verdict.INCONCLUSIVE}

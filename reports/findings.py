@@ -155,10 +155,10 @@ def _by(name: str, claim: Claim, words: str) -> str:
     interval = claim["interval"]
     twin = "none to ask" if claim["twin_estimate"] is None else number(claim["twin_estimate"])
     over = f" over {interval['n']} {interval['resampled']}" if interval else ""
-    part = f" ({claim['details']['weakest part']})" if "weakest part" in claim["details"] else ""
+    part = f" ({claim['deciding_part']})" if claim["deciding_part"] is not None else ""
     lines = [f"**{name}**{part}: {number(claim['estimate'])} {interval_text(claim)}{over}; untrained twin: {twin}."]
     if claim["contrary"]:
-        what = claim["details"].get("the linears named", "what speaks most against it")
+        what = claim["ranking"]
         named = ", ".join(f"`{item['name']}` {number(item['value'])}" for item in claim["contrary"])
         lines.append(f"{what[0].upper()}{what[1:]}: {named}.")
     if words:

@@ -86,9 +86,6 @@ JUDGED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 MOST_DIGITS = 8
 """Significant digits of an interval's end, however near a threshold."""
 
-EXACT = "exact"
-"""How the method of an interval begins where nothing is sampled."""
-
 
 def verdict_of(claim: Claim) -> Verdict:
     """The claim's verdict as the enumeration's member."""
@@ -109,7 +106,7 @@ def is_judged(claim: Claim) -> bool:
 
 def is_exact(claim: Claim) -> bool:
     """Whether the claim's value was computed, not estimated from a sample."""
-    return bool(claim["interval"]) and claim["interval"]["method"].startswith(EXACT)
+    return bool(claim["interval"]) and claim["interval"]["exact"]
 
 
 def is_registered(claim: Claim) -> bool:
@@ -192,6 +189,13 @@ def interval_text(claim: Claim, digits: int = 4) -> str:
     edges = [edge for edge in (threshold.get("lower"), threshold.get("upper")) if edge is not None]
     ends = (_beside(interval[end], edges, digits) for end in ("lower", "upper"))
     return f"[{', '.join(ends)}]"
+
+
+def judgement_text(judgement: dict[str, Any]) -> str:
+    """A part or a variant in words: `0.0412 [0.038, 0.0445], supported`, or why there is no estimate."""
+    if judgement["estimate"] is None:
+        return str(judgement["reason"])
+    return f"{number(judgement['estimate'])} {interval_text(judgement)}".strip() + f", {judgement['verdict']}"
 
 
 def _beside(value: float, edges: Sequence[float], digits: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from awq_core.judging.evidence import Contrary, Evidence, Interval, Threshold, Verdict
+from scipy import stats
+
+from awq_core.judging.evidence import Contrary, Evidence, Interval, Scale, Threshold, Verdict
 
 ESTIMATES = {Verdict.SUPPORTED: 1.3, Verdict.REFUTED: 0.7, Verdict.INCONCLUSIVE: 1.05}
 REASONS = {
@@ -12,6 +15,17 @@ REASONS = {
     Verdict.NOT_APPLICABLE: "needs a gate",
     Verdict.INCONCLUSIVE: "about 12 blocks like these would decide",
 }
+
+
+def synthetic_interval(
+    lower: float, upper: float, n: int = 5, scale: Scale = Scale.LINEAR, resampled: str = "blocks"
+) -> Interval:
+    """Student's interval over clusters with `n - 1` degrees of freedom, its standard error from half its width."""
+    half = (math.log(upper / lower) if scale is Scale.LOGARITHM else upper - lower) / 2
+    error = half / float(stats.t.ppf(0.975, n - 1))
+    return Interval(
+        lower, upper, "t interval", resampled, n, 7, standard_error=error, degrees_of_freedom=n - 1, scale=scale
+    )
 
 
 def synthetic_claim(
@@ -38,14 +52,14 @@ def synthetic_claim(
         verdict=verdict,
         reason=REASONS.get(verdict, ""),
         estimate=estimate,
-        interval=None if estimate is None else Interval(estimate - 0.1, estimate + 0.12, "t interval", "blocks", 5, 7),
+        interval=None if estimate is None else synthetic_interval(estimate - 0.1, estimate + 0.12),
         threshold=Threshold(lower=1.02),
         unit="times smaller",
+        p_value=None if estimate is None else p_value,
         twin_estimate=None if estimate is None else 1.01,
         contrary=[]
         if estimate is None
         else [Contrary(f"model.layers.{i}.mlp.down_proj", 0.9 + i / 100) for i in range(5)],
-        details={} if estimate is None else {"p_value": p_value},
     )
     for name, value in fields.items():
         setattr(evidence, name, value)

@@ -36,7 +36,8 @@ def test_some_layer_is_picked_on_calibration_and_judged_on_held_out_tokens() -> 
     half = stats.t.ppf(0.975, 15) * math.sqrt(15 / 16 * ((np.log(without) - np.log(without).mean()) ** 2).sum())
     assert got.interval.upper == pytest.approx(got.value * math.exp(half))
     assert got.interval.lower == pytest.approx(got.value * math.exp(-half))
-    assert got.details == {"linear": "2.o", "raw share of the top 1%": pytest.approx(20 / 83)}
+    assert got.linear == "2.o"
+    assert got.readings == {"raw share of the top 1%": pytest.approx(20 / 83)}
 
 
 def test_typical_layer_is_the_median_over_linears() -> None:
@@ -118,7 +119,7 @@ def test_heavy_tailed_is_picked_on_calibration_and_judged_on_held_out_tokens() -
     measured.channels["kurtosis_without_group"].loc[{"site": site_name(1, "mlp_out")}] = without
     got = estimate("outliers.heavy-tailed", measured)
     assert got.value == pytest.approx(6.0)
-    assert got.details["linear"] == "1.down"
+    assert got.linear == "1.down"
     half = stats.t.ppf(0.975, 15) * math.sqrt(15 / 16 * ((without - without.mean()) ** 2).sum())
     assert (got.interval.lower, got.interval.upper) == pytest.approx((6 - half, 6 + half))
     assert verdict("outliers.heavy-tailed", measured) is Verdict.SUPPORTED

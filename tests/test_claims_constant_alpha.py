@@ -66,17 +66,17 @@ def test_agreeing_verdicts_are_counted_and_listed() -> None:
     set_errors(second, 0.5, alpha=0.5, bits=3)
     other = estimate("replication.verdicts", (first, second))
     assert 0.5 < other.value < 1.0
-    assert other.details["payoff.layers@3"] == "refuted / supported"
-    assert other.details["payoff.layers@4"] == "refuted / refuted"
-    assert "payoff.honest@3" not in other.details  # not applicable to the first
-    assert not any(key.startswith("replication.") for key in other.details)
-    listed = [value for value in other.details.values() if isinstance(value, str)]
-    assert other.details["claims compared"] == len(listed)
+    assert other.readings["payoff.layers@3"] == "refuted / supported"
+    assert other.readings["payoff.layers@4"] == "refuted / refuted"
+    assert "payoff.honest@3" not in other.readings  # not applicable to the first
+    assert not any(key.startswith("replication.") for key in other.readings)
+    listed = [value for value in other.readings.values() if isinstance(value, str)]
+    assert other.readings["claims compared"] == len(listed)
     agree = [a == b for a, b in (str(value).split(" / ") for value in listed)]
     assert other.value == pytest.approx(np.mean(agree))
     decided = [value for value in listed if "inconclusive" not in value]
-    assert other.details["claims decided on both"] == len(decided) < len(listed)
-    assert other.details["of those, alike"] == sum(len({*value.split(" / ")}) == 1 for value in decided)
+    assert other.readings["claims decided on both"] == len(decided) < len(listed)
+    assert other.readings["of those, alike"] == sum(len({*value.split(" / ")}) == 1 for value in decided)
 
 
 def test_replication_needs_two_sizes() -> None:
@@ -99,7 +99,7 @@ def test_constant_is_compared_with_block_window_by_window() -> None:
         got = estimate(f"constant-alpha.{claim}", measured, 3)
         assert got.value == pytest.approx(-0.01)
         assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(differences), rel=0.08)
-        assert got.details["the constant"] == 0.0
+        assert got.readings["the constant"] == 0.0
         assert verdict(f"constant-alpha.{claim}", measured, 3) is Verdict.SUPPORTED
     set_losses(measured, "awq-constant-everywhere-3", full + 0.1)
     assert verdict("constant-alpha.non-inferior", measured, 3) is Verdict.SUPPORTED
@@ -116,8 +116,8 @@ def test_captures_weighs_the_constant_s_gain_against_the_best_s() -> None:
     got = estimate("constant-alpha.captures", measured, 3)
     constant, best = 4 * (0.1 + 6 * 0.3), 4 * (0.5 + 6 * 0.3)
     assert got.value == pytest.approx(constant - 0.7 * best)
-    assert got.details["captured"] == pytest.approx(constant / best)
-    assert got.parts["0.q"] == pytest.approx(0.1 - 0.35)
+    assert got.readings["captured"] == pytest.approx(constant / best)
+    assert got.summarised["0.q"] == pytest.approx(0.1 - 0.35)
     assert verdict("constant-alpha.captures", measured, 3) is Verdict.SUPPORTED
     assert verdict("constant-alpha.captures", measured, 4) is Verdict.NOT_APPLICABLE
 
@@ -159,10 +159,10 @@ def test_a_straight_line_predicts_the_exponent_of_the_linear_left_out() -> None:
         set_errors(measured, 0.5, block=block, alpha=alpha, bits=3)
     exact = estimate("constant-alpha.predictor", measured, 3)
     assert exact.value > 0.98  # rounding breaks the ties of shares within a block
-    assert exact.details["captured by prediction"] == pytest.approx(1.0)
+    assert exact.readings["captured by prediction"] == pytest.approx(1.0)
     set_errors(measured, 1.0, block=3, alpha=0.5, bits=3)
     set_errors(measured, 0.5, block=3, alpha=0.0, bits=3)
-    bent = estimate("constant-alpha.predictor", measured, 3).details["captured by prediction"]
+    bent = estimate("constant-alpha.predictor", measured, 3).readings["captured by prediction"]
     assert bent < 0.8
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from awq_core.judging.evidence import Evidence, Interval, Threshold, Verdict
+from awq_core.judging.evidence import Evidence, Threshold, Verdict
 from claims.support.catalogue import every_key, the_suites_own
 from claims.support.deviations import CONDITIONS, FOLDER, DeviationsError, read_deviations, write_deviations
+from tests.synthetic_claim import synthetic_interval
 
 PROVENANCE: dict[str, Any] = {
     "effort": "quick",
@@ -30,7 +31,7 @@ def evidence(claim: str, verdict: Verdict, bits: int | None = None, **fields: An
 
 MEASURED = {
     "estimate": 1.0123,
-    "interval": Interval(1.001, 1.02, "method", "blocks", 6),
+    "interval": synthetic_interval(1.001, 1.02, 6),
     "threshold": Threshold(1.02),
 }
 RUN = [

@@ -41,8 +41,9 @@ def test_learned_channels_is_the_model_s_median_over_sites_minus_the_twins_mean(
     theirs = np.log([2.0, 3.0, 4.0])
     own = (math.log(20) + math.log(40)) / 2
     assert got.value == pytest.approx(own - theirs.mean())
-    assert got.details == {"the model's own": pytest.approx(own), "its twins' mean": pytest.approx(theirs.mean())}
+    assert got.readings == {"the model's own": pytest.approx(own), "its twins' mean": pytest.approx(theirs.mean())}
     # All blocks are alike, so that only the twins' seeds spread: a t interval of three.
+    assert got.interval.degrees_of_freedom == pytest.approx(2)
     half = stats.t.ppf(0.975, 2) * theirs.std(ddof=1) / math.sqrt(3)
     assert (got.interval.lower, got.interval.upper) == pytest.approx((got.value - half, got.value + half))
 
@@ -146,7 +147,7 @@ def test_benefit_mean_and_median_differ_where_one_block_makes_the_mean() -> None
     }
     evidence = judge(REGISTRY["localization.benefit-jackknife"], measured, Setting(3))
     assert evidence.verdict is Verdict.REFUTED  # all must hold, and without block 1 nothing is left
-    assert evidence.details["weakest part"] == "without block 1"
+    assert evidence.deciding_part == "without block 1"
     assert evidence.estimate == pytest.approx(0.0)
 
 

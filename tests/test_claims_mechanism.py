@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from awq_core.judging.evidence import Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Threshold, Verdict
+from awq_core.judging.verdicts import verdict_of
 from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.worked_examples import EXAMPLES
@@ -21,7 +22,7 @@ def test_equivalence_is_the_difference_over_what_the_dtype_allows() -> None:
     got = estimate("mechanism.equivalence", measured)
     assert got.value == pytest.approx(0.2)
     assert (got.interval.lower, got.interval.upper, got.interval.n) == (got.value, got.value, 512)
-    assert got.details == {"largest difference over the largest logit": 2e-4, "what float32 allows": 1e-3}
+    assert got.readings == {"largest difference over the largest logit": 2e-4, "what float32 allows": 1e-3}
     assert verdict("mechanism.equivalence", measured) is Verdict.SUPPORTED
     set_attribute(measured, "folding", largest_difference=2e-3)
     assert verdict("mechanism.equivalence", measured) is Verdict.REFUTED
@@ -38,7 +39,7 @@ def test_direction_holds_scaling_down_against_both() -> None:
         "RTN, with 2% to spare": pytest.approx(math.log(1.3 / 1.02)),
         "scaled up": pytest.approx(math.log(1.3 / 0.8)),
     }
-    assert parts["scaled up"].details == {"median e(1/s) / e(RTN)": 1.3, "median e(s) / e(RTN)": 0.8}
+    assert parts["scaled up"].readings == {"median e(1/s) / e(RTN)": 1.3, "median e(s) / e(RTN)": 0.8}
     assert verdict("mechanism.direction", measured, 3) is Verdict.SUPPORTED
     set_mechanism(measured, "inverse_error", 1.01, judged_bits=3, inverse_alpha=0.5)  # worse, but within 2%
     assert verdict("mechanism.direction", measured, 3) is Verdict.REFUTED
@@ -75,7 +76,7 @@ def test_the_sweet_spot_is_chosen_on_calibration_and_judged_on_held_out_tokens()
         "against 1": pytest.approx(1 / 0.9),
         "against 4": pytest.approx(1.2 / 0.9),
     }
-    assert parts["against 1"].details["inner factor, chosen on calibration tokens"] == 1.5
+    assert parts["against 1"].readings["inner factor, chosen on calibration tokens"] == 1.5
     assert verdict("mechanism.sweet-spot", measured, 4) is Verdict.SUPPORTED
     assert verdict("mechanism.sweet-spot", measured, 3) is Verdict.REFUTED  # all factors alike
     the_end_is_best = with_factors({2.0: 0.8, 4.0: 0.5}, {2.0: 0.8, 4.0: 0.5})
@@ -95,7 +96,7 @@ def test_uniform_counts_weights() -> None:
     got = estimate("mechanism.uniform-is-nothing", measured)
     assert got.value == 3
     assert got.interval.n == 4 * 64 * (6 * 64 + 200)
-    assert got.parts["1.o"] == 3
+    assert got.summarised["1.o"] == 3
     assert verdict("mechanism.uniform-is-nothing", measured) is Verdict.REFUTED
 
 
@@ -106,7 +107,7 @@ def test_no_overhead_counts_modules_parameters_and_operations() -> None:
     set_attribute(measured, "folding", **changes, foldable_linears=24, linears=28)
     got = estimate("mechanism.no-overhead", measured)
     assert got.value == 9
-    assert got.details == {"linears whose scale an operation absorbs": "24 of 28"}
+    assert got.readings == {"linears whose scale an operation absorbs": "24 of 28"}
     assert verdict("mechanism.no-overhead", measured) is Verdict.REFUTED
 
 
@@ -115,7 +116,7 @@ def test_the_worked_examples_are_the_lesson_s() -> None:
     assert all(example.holds() for example in EXAMPLES)
     got = estimate("mechanism.traffic-arithmetic", hand_made())
     assert (got.value, got.interval.n) == (0, 5)
-    assert next(iter(got.details.values())) == "4, as the lesson says"
+    assert next(iter(got.readings.values())) == "4, as the lesson says"
 
 
 @pytest.mark.parametrize("claim", ["equivalence", "no-overhead"])
@@ -143,7 +144,7 @@ def test_four_per_bit_is_the_fifth_root_from_8_to_3(per_bit: float, expected: Ve
     set_errors(measured, 1e3, bits=3, families=("o",))  # one family moves no median
     got = estimate("bits.four-per-bit", measured)
     assert got.value == pytest.approx(per_bit)
-    assert got.details["median error at 3 bits"] == pytest.approx(1e-4 * per_bit**5)
+    assert got.readings["median error at 3 bits"] == pytest.approx(1e-4 * per_bit**5)
     assert verdict("bits.four-per-bit", measured) is expected
 
 
@@ -161,7 +162,7 @@ def test_the_cliff_is_what_the_error_s_growth_does_not_explain() -> None:
     set_losses(measured, "rtn-3", full + np.linspace(0.58, 0.62, WINDOWS))
     got = estimate("bits.cliff", measured, 3)
     assert got.value == pytest.approx(0.6 - 4.5 * 0.1)
-    assert got.details == {
+    assert got.readings == {
         "gap at 3 bits": pytest.approx(0.6),
         "gap at 4 bits": pytest.approx(0.1),
         "median error ratio": pytest.approx(4.5),
@@ -190,8 +191,8 @@ def test_two_percent_is_asked_of_perplexity() -> None:
         set_losses(measured, strategy, loss)
     got = estimate("bits.two-percent", measured, 4)
     assert got.value == pytest.approx(math.exp(2.015) - 1.02 * math.exp(2.0))
-    assert got.details["excess"] == "1.51%"
-    assert got.details["with clipping"].endswith("refuted")
+    assert got.readings["excess"] == "1.51%"
+    assert verdict_of(got.variants[WITH_CLIPPING].interval, Threshold(upper=0)) is Verdict.REFUTED
     assert verdict("bits.two-percent", measured, 4) is Verdict.SUPPORTED
     set_losses(measured, "awq-block-4", 2.021)
     assert verdict("bits.two-percent", measured, 4) is Verdict.REFUTED
@@ -201,7 +202,7 @@ def test_bytes_are_counted_with_steps_and_zero_points() -> None:
     wide = dict.fromkeys(ROLES, 128)
     got = estimate("bits.four-times-smaller", hand_made(widths=wide), 4)
     assert got.value == pytest.approx(16 / (4 + 20 / 128))
-    assert list(got.parts.values()) == [pytest.approx(got.value)] * 28
+    assert list(got.summarised.values()) == [pytest.approx(got.value)] * 28
     assert verdict("bits.four-times-smaller", hand_made(widths=wide), 4) is Verdict.SUPPORTED
     narrow = dict.fromkeys(ROLES, 32)  # a step for every 32 weights
     got = estimate("bits.four-times-smaller", hand_made(widths=narrow), 4)
@@ -213,5 +214,5 @@ def test_the_whole_model_holds_what_is_not_quantized_in_fp16() -> None:
     quantized = 4 * 7 * 64 * 128
     measured = hand_made(parameters=2 * quantized, widths=dict.fromkeys(ROLES, 128))  # as much again
     ratio = 2 / (1 + (4 + 20 / 128) / 16)
-    details = estimate("bits.four-times-smaller", measured, 4).details
+    details = estimate("bits.four-times-smaller", measured, 4).readings
     assert details["the whole model, embeddings and norms in FP16"] == f"{ratio:.3g} times smaller"

@@ -33,8 +33,8 @@ def test_payoff_of_layers_is_the_geometric_mean_on_held_out_tokens() -> None:
     expected = math.exp((24 * math.log(1.25) + 4 * math.log(20)) / 28)
     got = estimate("payoff.layers", measured, 3)
     assert got.value == pytest.approx(expected)
-    assert got.parts["0.q"] == pytest.approx(1.25)
-    assert got.parts["3.down"] == pytest.approx(20.0)
+    assert got.summarised["0.q"] == pytest.approx(1.25)
+    assert got.summarised["3.down"] == pytest.approx(20.0)
     assert estimate("payoff.layers", measured, 4).value == pytest.approx(1.0)
     assert verdict("payoff.layers", measured, 3) is Verdict.SUPPORTED
     assert verdict("payoff.layers", measured, 4) is Verdict.REFUTED
@@ -64,7 +64,8 @@ def test_one_layer_is_picked_on_calibration_tokens_and_judged_by_groups_of_windo
     measured.errors["group_error"].loc[at | {"choice": "best"}] = best
     got = estimate("payoff.one-layer", measured, 3)
     assert got.value == pytest.approx(rtn.sum() / best.sum())
-    assert got.details == {"linear": "2.down", "on calibration tokens": pytest.approx(5.0)}
+    assert got.linear == "2.down"
+    assert got.readings == {"on calibration tokens": pytest.approx(5.0)}
     assert 2 < got.interval.lower < got.value < got.interval.upper < 6
     assert got.interval.resampled == "groups of windows"
 
@@ -88,8 +89,8 @@ def test_perplexity_is_the_paired_difference_of_block_awq_and_rtn() -> None:
     got = estimate("payoff.perplexity", measured, 3)
     assert got.value == pytest.approx(0.1)
     assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(gains), rel=0.05)
-    assert got.details["gap of RTN"] == pytest.approx(0.2)
-    assert got.details["gap of block AWQ (folded, without clipping)"] == pytest.approx(0.1)
+    assert got.readings["gap of RTN"] == pytest.approx(0.2)
+    assert got.readings["gap of block AWQ (folded, without clipping)"] == pytest.approx(0.1)
     assert verdict("payoff.perplexity", measured, 3) is Verdict.SUPPORTED
     set_losses(measured, "awq-block-3", full + 0.21)
     assert verdict("payoff.perplexity", measured, 3) is Verdict.REFUTED
@@ -111,7 +112,7 @@ def test_two_to_five_compares_excess_perplexities() -> None:
     expected = (math.exp(2.3) - full) - 2 * (math.exp(2.15) - full)
     got = estimate("payoff.two-to-five", measured, 3)
     assert got.value == pytest.approx(expected)
-    assert got.details["excess of RTN over excess of AWQ"] == pytest.approx(
+    assert got.readings["excess of RTN over excess of AWQ"] == pytest.approx(
         (math.exp(2.3) - full) / (math.exp(2.15) - full)
     )
 

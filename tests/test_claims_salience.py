@@ -36,7 +36,7 @@ def test_one_percent_must_recover_more_than_half() -> None:
     got = estimate("salience.one-percent", measured, 3)
     assert got.value == pytest.approx(0.1 - 0.08)
     assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(0.1 - left), rel=0.08)
-    assert got.details["share recovered"] == pytest.approx(0.6)
+    assert got.readings["share recovered"] == pytest.approx(0.6)
     assert verdict("salience.one-percent", measured, 3) is Verdict.SUPPORTED
     set_gap(measured, "keep-activation-3", 0.12)
     assert verdict("salience.one-percent", measured, 3) is Verdict.REFUTED
@@ -97,7 +97,7 @@ def test_consistent_compares_the_splits_and_every_pair_of_kinds() -> None:
     parts = estimate("salience.consistent", measured)
     overlap = (3 * 0.6 + (0.6 + 0.4 * 0.5)) / 4
     assert parts["between kinds of traffic"].value == pytest.approx(overlap - 0.3)
-    assert parts["between kinds of traffic"].details == {"overlap between kinds of traffic": pytest.approx(overlap)}
+    assert parts["between kinds of traffic"].readings == {"overlap between kinds of traffic": pytest.approx(overlap)}
     for index, kind in enumerate(TRAFFIC_KINDS):
         for further in (0, 1):
             set_traffic(measured, "kind_magnitude", 50.0, channel=10 + 2 * index + further, kind=kind)
@@ -138,7 +138,7 @@ def test_padding_plays_no_part_in_the_ranks() -> None:
             for channel in range(200 if role == "mlp_out" else 64):
                 set_channel(measured, "magnitude", block, role, channel, float(np.exp(rng.normal())))
     # Weights are all alike: importance is magnitude, and the weights rank nothing.
-    assert estimate("salience.size-misleads", measured).details["rho with magnitude"] == pytest.approx(1.0)
+    assert estimate("salience.size-misleads", measured).readings["rho with magnitude"] == pytest.approx(1.0)
 
 
 # calibration
@@ -149,7 +149,7 @@ def test_few_sequences_are_held_against_all() -> None:
     set_gap(measured, "awq-block-few-3", 0.105)
     got = estimate("calibration.few-suffice", measured, 3)
     assert got.value == pytest.approx(0.005)
-    assert got.details == {"gap with 8 sequences": pytest.approx(0.105), "gap with 64 sequences": pytest.approx(0.1)}
+    assert got.readings == {"gap with 8 sequences": pytest.approx(0.105), "gap with 64 sequences": pytest.approx(0.1)}
     assert verdict("calibration.few-suffice", measured, 3) is Verdict.SUPPORTED
     set_gap(measured, "awq-block-few-3", 0.12)
     assert verdict("calibration.few-suffice", measured, 3) is Verdict.REFUTED
@@ -163,8 +163,8 @@ def test_penalties_are_counted_from_as_many_sequences_of_the_usual_text() -> Non
     set_gap(measured, "gptq-4", 0.5)  # from all sequences: plays no part
     got = estimate("calibration.robust", measured, 4)
     assert got.value == pytest.approx(0.07 - 0.02)
-    assert got.details["penalty of GPTQ"] == pytest.approx(0.07)
-    assert got.details["penalty of AWQ"] == pytest.approx(0.02)
+    assert got.readings["penalty of GPTQ"] == pytest.approx(0.07)
+    assert got.readings["penalty of AWQ"] == pytest.approx(0.02)
     assert verdict("calibration.robust", measured, 4) is Verdict.SUPPORTED
     assert verdict("calibration.robust", measured, 3) is Verdict.REFUTED  # no penalty for either
 
@@ -191,7 +191,7 @@ def test_the_gain_must_hold_under_every_kind() -> None:
     assert {kind: part.value for kind, part in parts.items()} == {
         kind: pytest.approx(1.6 if kind == "json" else 2.0) for kind in TRAFFIC_KINDS
     }
-    assert parts["code"].details == {"code: reduction when calibrated on code": pytest.approx(4.0)}
+    assert parts["code"].readings == {"code: reduction when calibrated on code": pytest.approx(4.0)}
     assert verdict("calibration.every-traffic", measured, 4) is Verdict.SUPPORTED
     set_traffic(measured, "kind_error", 0.79, calibrated_on="usual", kind="json", judged_bits=4)
     assert verdict("calibration.every-traffic", measured, 4) is Verdict.REFUTED
@@ -221,8 +221,8 @@ def test_the_times_are_reported_and_not_judged() -> None:
     got = estimate("gptq.slower", measured)
     assert isinstance(got, Reported)
     assert got.value == 1.5
-    assert got.details["operations of GPTQ"] == 70
-    assert str(got.details["what is counted"]).startswith("4 bits, all blocks, second moments included;")
+    assert got.readings["operations of GPTQ"] == 70
+    assert str(got.readings["what is counted"]).startswith("4 bits, all blocks, second moments included;")
     assert verdict("gptq.slower", measured) is Verdict.REPORTED
     without = Measured(**{**vars(measured), "losses": None})
     assert verdict("gptq.slower", without) is Verdict.NOT_APPLICABLE

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from awq_core.judging.evidence import Threshold, Verdict
+from awq_core.judging.evidence import Ranking, Threshold, Verdict
 from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, Setting
 from claims.support.judge import judge
@@ -150,7 +150,10 @@ def test_the_study_s_quantizer_is_read_beside_the_deployed_one() -> None:
     set_errors(measured, 0.2, alpha=0.5, bits=3, quantizer="sym-channel")
     evidence = judge(REGISTRY["payoff.layers"], measured, Setting(4))
     assert evidence.estimate == pytest.approx(2.0)
-    assert evidence.details["sym-channel at 3 bits"] == pytest.approx(5.0)
+    variant = evidence.variants["sym-channel at 3 bits"]
+    assert (variant.verdict, variant.estimate) == (Verdict.SUPPORTED, pytest.approx(5.0))
+    traffic = judge(REGISTRY["calibration.fake-traffic"], measured, Setting(4)).variants["sym-channel at 3 bits"]
+    assert (traffic.verdict, traffic.reason) == (Verdict.NOT_APPLICABLE, "measured under asym-g128 alone")
 
 
 def test_the_five_linears_that_speak_most_against_a_claim_are_named() -> None:
@@ -166,7 +169,7 @@ def test_the_five_linears_that_speak_most_against_a_claim_are_named() -> None:
     lossy = Measured(**{**vars(measured), "losses": damaged().losses})
     named = judge(REGISTRY["constant-alpha.non-inferior"], lossy, Setting(3))
     assert [c.name for c in named.contrary] == list(worst)
-    assert named.details["the linears named"] == "those that AWQ helps least"
+    assert (evidence.ranking, named.ranking) == (Ranking.AGAINST, Ranking.HELPED_LEAST)
 
 
 def test_a_two_sided_claim_names_what_lies_farthest_outside() -> None:

@@ -106,7 +106,7 @@ def test_two_sizes_of_the_planted_control_agree(evidence):
     (item,) = evidence[PLANTED_CONTROL, "replication.verdicts"]
     assert item.estimate == 1.0
     compared = [key for key, (claim, _) in CASES.items() if claim.threshold is not None and claim.level != "pair"]
-    assert item.details["claims compared"] == len(compared)
+    assert item.readings["claims compared"] == len(compared)
 
 
 @pytest.mark.parametrize("name", CONTROLS)

@@ -78,7 +78,7 @@ def test_the_document_has_the_evidence_and_the_words():
 
 
 def test_a_refuted_part_is_named():
-    claim = refuted("tiny", details={"weakest part": "without block 2"})
+    claim = refuted("tiny", deciding_part="without block 2")
     text = document([record("tiny", claim)], Explanations({(LAYERS, None): "So it is."}), "")
     assert "**tiny** (without block 2): 0.7 [" in text
 

@@ -17,15 +17,15 @@ def test_what_is_a_time_and_what_is_not():
         "generated": "2026-01-01",
         "model": {"name": "tiny", "seconds": {"layers": 3.0}, "seed": 0},
         "claims": [
-            {"id": "gptq.slower", "verdict": "reported", "estimate": 2.0, "details": {"seconds of GPTQ": 1.0}},
-            {"id": "payoff.layers", "estimate": 1.1, "details": {"p_value": 0.5}},
+            {"id": "gptq.slower", "verdict": "reported", "estimate": 2.0, "readings": {"seconds of GPTQ": 1.0}},
+            {"id": "payoff.layers", "estimate": 1.1, "p_value": 0.5},
         ],
     }
     assert without_times(evidence) == {
         "model": {"name": "tiny", "seed": 0},
         "claims": [
             {"id": "gptq.slower", "verdict": "reported"},
-            {"id": "payoff.layers", "estimate": 1.1, "details": {"p_value": 0.5}},
+            {"id": "payoff.layers", "estimate": 1.1, "p_value": 0.5},
         ],
     }
 

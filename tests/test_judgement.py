@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.judging.evidence import Contrary, Evidence, Interval, Threshold, Verdict
+from awq_core.judging.evidence import Contrary, Evidence, Interval, Scale, Threshold, Verdict
 from awq_core.judging.intervals import (
     Estimate,
     InsufficientDataError,
@@ -17,12 +17,20 @@ from awq_core.judging.intervals import (
     jackknife_estimate,
     two_sample_jackknife,
 )
-from awq_core.judging.verdicts import data_needed, survives_holm, worst_parts
+from awq_core.judging.verdicts import data_needed, most_contrary, survives_holm
 from claims.support.outcome import failure_message
+from tests.synthetic_claim import synthetic_interval
 
 
 def made(value: float, lower: float, upper: float, resampled: str = "blocks", n: int = 6) -> Estimate:
-    return Estimate(value, Interval(lower, upper, "by hand", resampled, n), (upper - lower) / 5, n - 1)
+    return Estimate(value, synthetic_interval(lower, upper, n, resampled=resampled))
+
+
+def spread(value: float, error: float, scale: Scale = Scale.LINEAR) -> Estimate:
+    """An estimate whose p value is asked for: the interval's ends play no part."""
+    return Estimate(
+        value, Interval(value, value, "m", "blocks", 5, standard_error=error, degrees_of_freedom=4, scale=scale)
+    )
 
 
 def test_an_inconclusive_claim_says_how_many_blocks_would_decide() -> None:
@@ -49,31 +57,31 @@ def test_the_nearer_of_two_edges_counts_and_one_more_is_the_least() -> None:
     assert data_needed(barely, Threshold(1.02)).startswith("about 7 blocks")
 
 
-def test_worst_parts_are_ordered_by_margin_and_then_by_name() -> None:
+def test_what_speaks_most_against_a_claim_is_ordered_by_margin_and_then_by_name() -> None:
     parts = {"b": 1.0, "a": 1.0, "c": 0.5, "d": 3.0}
-    assert worst_parts(parts, Threshold(lower=1.02)) == [
+    assert most_contrary(parts, Threshold(lower=1.02)) == [
         Contrary("c", 0.5),
         *(Contrary(n, 1.0) for n in "ab"),
         Contrary("d", 3.0),
     ]
-    assert worst_parts(parts, Threshold(upper=1.02))[0] == Contrary("d", 3.0)
-    two_sided = worst_parts({"low": 0.0, "in": 0.5, "high": 1.4}, Threshold(0.2, 1.0))
+    assert most_contrary(parts, Threshold(upper=1.02))[0] == Contrary("d", 3.0)
+    two_sided = most_contrary({"low": 0.0, "in": 0.5, "high": 1.4}, Threshold(0.2, 1.0))
     assert [item.name for item in two_sided] == ["high", "low", "in"]
-    assert worst_parts({}, Threshold(1.0)) == []
+    assert most_contrary({}, Threshold(1.0)) == []
 
 
 def test_a_p_value_is_student_s_on_the_scale_of_the_interval() -> None:
-    estimate = Estimate(2.0, Interval(1.0, 4.0, "m", "blocks", 5), math.log(2) / 2, 4, logarithmic=True)
+    estimate = spread(2.0, math.log(2) / 2, Scale.LOGARITHM)
     assert estimate.p_value(Threshold(1.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
     assert estimate.p_value(Threshold(upper=4.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
     assert estimate.p_value(Threshold(2.0)) == pytest.approx(1.0)
     assert estimate.p_value(Threshold(0.0)) < 1e-4  # nothing is as small as zero in the logarithm
-    linear = Estimate(2.0, Interval(1.0, 3.0, "m", "blocks", 5), 0.5, 4)
+    linear = spread(2.0, 0.5)
     assert linear.p_value(Threshold(1.0)) == pytest.approx(2 * stats.t.sf(2.0, 4))
 
 
 def test_without_spread_a_p_value_is_certain() -> None:
-    sure = Estimate(2.0, Interval(2.0, 2.0, "m", "blocks", 5), 0.0, 4)
+    sure = spread(2.0, 0.0)
     assert sure.p_value(Threshold(1.0)) == 0.0
     assert sure.p_value(Threshold(2.0)) == 1.0
 
@@ -117,7 +125,7 @@ def test_a_logarithmic_interval_is_exponentiated() -> None:
     assert exponentiated.value == pytest.approx(math.exp(plain.value)) == pytest.approx(math.sqrt(8))
     assert exponentiated.interval.lower == pytest.approx(math.exp(plain.interval.lower))
     assert exponentiated.interval.upper == pytest.approx(math.exp(plain.interval.upper))
-    assert exponentiated.standard_error == plain.standard_error
+    assert exponentiated.interval.standard_error == plain.interval.standard_error
 
 
 def test_a_further_variance_is_added_with_its_own_degrees_of_freedom() -> None:
@@ -126,11 +134,11 @@ def test_a_further_variance_is_added_with_its_own_degrees_of_freedom() -> None:
     both = cluster_estimate(
         values_mean(values), 5, resampled="blocks", seed=0, further_variance=0.25, further_degrees=2
     )
-    variance = alone.standard_error**2
-    assert both.standard_error == pytest.approx(math.sqrt(variance + 0.25))
+    variance = alone.interval.standard_error**2
+    assert both.interval.standard_error == pytest.approx(math.sqrt(variance + 0.25))
     welch = (variance + 0.25) ** 2 / (variance**2 / 4 + 0.25**2 / 2)
-    assert both.degrees_of_freedom == pytest.approx(welch)
-    half = stats.t.ppf(0.975, welch) * both.standard_error
+    assert both.interval.degrees_of_freedom == pytest.approx(welch)
+    half = stats.t.ppf(0.975, welch) * both.interval.standard_error
     assert both.interval.upper - both.value == pytest.approx(half)
 
 
@@ -153,32 +161,6 @@ def test_the_two_sample_jackknife_of_means_is_welch_s_interval() -> None:
     assert got.interval.n == 14
 
 
-def test_evidence_survives_its_record() -> None:
-    evidence = Evidence(
-        "payoff.layers",
-        4,
-        1,
-        "payoff",
-        "words",
-        "source",
-        "structural",
-        ["m"],
-        Verdict.REFUTED,
-        estimate=1.01,
-        interval=Interval(1.0, 1.015, "m", "blocks", 6, 3),
-        threshold=Threshold(1.02),
-        unit="times",
-        twin_estimate=1.0,
-        contrary=[Contrary("0.q", 0.9)],
-        details={"p_value": 0.01},
-    )
-    plain = evidence.as_dict()
-    assert plain["key"] == "payoff.layers@4"
-    assert plain["verdict"] == "refuted"
-    assert plain["threshold"]["text"] == "above 1.02"
-    assert Evidence.from_dict(plain) == evidence
-
-
 def test_a_failure_names_estimate_interval_threshold_twin_and_worst_linears() -> None:
     evidence = Evidence(
         "payoff.layers",
@@ -191,7 +173,7 @@ def test_a_failure_names_estimate_interval_threshold_twin_and_worst_linears() ->
         ["m"],
         Verdict.REFUTED,
         estimate=1.01,
-        interval=Interval(1.0, 1.015, "m", "blocks", 6, 3),
+        interval=synthetic_interval(1.0, 1.015, 6),
         threshold=Threshold(1.02),
         unit="times",
         twin_estimate=1.002,
@@ -201,7 +183,7 @@ def test_a_failure_names_estimate_interval_threshold_twin_and_worst_linears() ->
         "payoff.layers@4 is refuted on m: AWQ helps",
         "  estimate 1.01 times, 95% interval [1, 1.015] over 6 blocks; the claim needs above 1.02",
         "  untrained twin: 1.002",
-        "  linears (those that speak most against it):",
+        "  linears (what speaks most against it):",
         "    0.q: 0.9",
         "    1.q: 0.91",
         "    2.q: 0.92",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from awq_core.judging.evidence import Evidence, Interval, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Evidence, Interval, Verdict
 from awq_core.judging.intervals import cluster_estimate
 from awq_core.judging.metrics import mean_loss, window_differences
 from awq_core.judging.verdicts import verdict_of
@@ -199,8 +199,10 @@ def test_a_clear_claim_is_decided_at_the_first_look_whatever_else_was_scored() -
     assert early == all_of_it
     assert early.verdict is Verdict.SUPPORTED
     assert early.interval is not None
-    assert (early.interval.n, early.interval.looks) == (16, 3)
-    assert early.details["look"] == "1 of 3, 16 windows"
+    assert (early.interval.n, early.interval.look, early.interval.looks) == (16, 1, 3)
+    with_clipping = early.variants[WITH_CLIPPING].interval
+    assert with_clipping is not None
+    assert (with_clipping.n, with_clipping.look) == (16, 1)
     assert early == Evidence.from_dict(early.as_dict())
 
 
@@ -208,7 +210,8 @@ def test_an_undecided_claim_goes_on_to_the_last_look() -> None:
     unclear = CLEAR | {"awq-block-4": 0.295}
     evidence = judged("payoff.perplexity", looked(unclear))
     assert evidence.verdict is Verdict.INCONCLUSIVE
-    assert evidence.details["look"] == "3 of 3, 64 windows"
+    assert evidence.interval is not None
+    assert (evidence.interval.n, evidence.interval.look, evidence.interval.looks) == (64, 3, 3)
     assert "98.33% interval (95% over 3 looks) [" in failure_message(evidence)
     with pytest.raises(NotScoredError) as lack:
         judged("payoff.perplexity", looked(unclear, 0))
@@ -257,7 +260,8 @@ def test_a_precondition_that_no_look_settles_is_settled_by_the_last() -> None:
     measured = looked(CLEAR | {"rtn-4": 0.016}, spread=0.03)
     evidence = judged("payoff.perplexity", measured)
     assert evidence.verdict is not Verdict.INSUFFICIENT
-    assert evidence.details["look"] == "3 of 3, 64 windows"
+    assert evidence.interval is not None
+    assert (evidence.interval.n, evidence.interval.look, evidence.interval.looks) == (64, 3, 3)
 
 
 def scored_as_wanted(gaps: dict[str, float], spread: float) -> dict[str, int]:

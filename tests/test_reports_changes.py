@@ -1,16 +1,23 @@
 """What counts as a change between two runs: real shifts and moved thresholds do, noise does not."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import Scale, Threshold, Verdict
 from awq_core.judging.intervals import cluster_estimate
 from awq_core.judging.verdicts import verdict_of
+from claims.support.claim import REGISTRY, Setting
+from claims.support.judge import judge
+from claims.support.readers import exactly
 from reports.compare.changes import FLAGGED, Kind, change, comparable, contrast, difference
-from tests.synthetic_claim import synthetic_claim
+from tests.estimating import set_channel_everywhere
+from tests.hand_made import ROLES, hand_made
+from tests.schema_1 import through_schema_1
+from tests.synthetic_claim import synthetic_claim, synthetic_interval
 from tests.two_runs import around
 
 PAIRS = 200
@@ -88,9 +95,54 @@ def test_the_test_is_welchs_at_99_percent(n):
         assert found.beyond_noise == (reference.pvalue < 0.01)
 
 
-def test_intervals_symmetric_in_the_logarithm_are_compared_there():
+def learned_channels(shift):
+    """A claim against three untrained twins: blocks are alike, so that 2 degrees of freedom stand behind its error."""
+    twins = tuple(hand_made(name="twin") for _ in range(3))
+    measured = hand_made(twins=twins)
+    sizes = [10 * math.exp(shift), 2, 3, 4]
+    for one, size in zip((measured, *twins), sizes, strict=True):
+        for role in ROLES:
+            set_channel_everywhere(one, role, {0: size})
+    return judge(REGISTRY["learned.channels"], measured, Setting(seed=1)).as_dict()
+
+
+def test_a_shift_against_the_twins_is_seen_with_the_degrees_of_freedom_of_their_seeds(tmp_path):
+    error = np.log([2, 3, 4]).std(ddof=1) / math.sqrt(3)
+    before, now = (learned_channels(shift) for shift in (0, 6.8 * error))
+    assert before["interval"]["standard_error"] == pytest.approx(error)
+    assert before["interval"]["degrees_of_freedom"] == pytest.approx(2)
+    assert difference(before, now).noise == pytest.approx(stats.t.ppf(0.995, 4) * math.sqrt(2) * error)  # 6.51 errors
+    assert change(before, now).kinds == (Kind.ESTIMATE,)
+    # Over n - 1 = 3 degrees, as schema 1 had it, noise was allowed 7.09 errors.
+    assert change(*(through_schema_1(tmp_path, claim) for claim in (before, now))).kinds == ()
+
+
+def test_noise_is_not_flagged_where_two_variances_have_more_degrees_of_freedom_than_clusters(tmp_path):
+    # learned.channels on embedded-tiny: 5 blocks and the seeds, 5.275 degrees. Noise is up to 4.43 errors; over n - 1
+    # degrees it was 4.32.
+    half = float(stats.t.ppf(0.975, 5.275))
+    interval = {"standard_error": 1.0, "degrees_of_freedom": 5.275}
+    before, now = (
+        synthetic_claim(estimate=value, interval=replace(synthetic_interval(value - half, value + half), **interval))
+        for value in (10, 14.37)
+    )
+    assert change(before, now).kinds == ()
+    assert change(*(through_schema_1(tmp_path, claim) for claim in (before, now))).kinds == (Kind.ESTIMATE,)
+
+
+def test_an_estimate_made_on_the_logarithm_is_held_against_one_that_was_not():
+    ratio = synthetic_claim(estimate=10.0, interval=synthetic_interval(8.0, 12.5, scale=Scale.LOGARITHM))
+    found = difference(ratio, synthetic_claim(**around(11.0, 1.0)))
+    assert not found.logarithmic
+    errors = 10 * math.log(1.25) / 2.776, 1 / 2.776
+    degrees = (errors[0] ** 2 + errors[1] ** 2) ** 2 / ((errors[0] ** 4 + errors[1] ** 4) / 4)
+    assert found.noise == pytest.approx(stats.t.ppf(0.995, degrees) * math.hypot(*errors), rel=1e-3)
+
+
+def test_estimates_made_on_the_logarithm_are_compared_there():
     def ratio(value, factor):
-        return synthetic_claim(estimate=value, interval=Interval(value / factor, value * factor, "t", "blocks", 5, 1))
+        interval = synthetic_interval(value / factor, value * factor, scale=Scale.LOGARITHM)
+        return synthetic_claim(estimate=value, interval=interval)
 
     found = difference(ratio(10.0, 1.5), ratio(22.0, 1.5))
     assert found.logarithmic
@@ -99,13 +151,8 @@ def test_intervals_symmetric_in_the_logarithm_are_compared_there():
     assert not difference(ratio(10.0, 1.5), ratio(17.0, 1.5)).beyond_noise
 
 
-def test_an_interval_cut_off_at_a_bound_counts_with_its_longer_half():
-    cut = synthetic_claim(estimate=0.98, interval=Interval(0.88, 1.0, "t", "blocks", 5, 1))
-    assert difference(cut, cut).noise == pytest.approx(EIGHT_DEGREES * math.sqrt(2) * 0.1, rel=1e-3)
-
-
 def exact(value, **fields):
-    return synthetic_claim(estimate=value, interval=Interval(value, value, "exact", "weights", 10), **fields)
+    return synthetic_claim(estimate=value, interval=exactly(value, "weights", 10).interval, **fields)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +214,7 @@ def test_a_reported_quantity_never_changes():
 
 
 def test_another_linear_is_named():
-    before, now = (
-        synthetic_claim(**around(value, 0.1), details={"linear": name}) for name, value in (("a", 1.3), ("b", 2.3))
-    )
+    before, now = (synthetic_claim(**around(value, 0.1), linear=name) for name, value in (("a", 1.3), ("b", 2.3)))
     assert change(before, now).says.endswith("linear b, was a")
 
 

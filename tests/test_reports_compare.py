@@ -209,7 +209,7 @@ def broken(tmp_path, kind):
     elif kind == "binary":
         file.write_bytes(b"\xff\xfe\x00")
     elif kind == "schema":
-        file.write_text(json.dumps({**content, "schema_version": 2}), "utf-8")
+        file.write_text(json.dumps({**content, "schema_version": 3}), "utf-8")
     elif kind == "no claims":
         file.write_text(json.dumps({**content, "claims": None}), "utf-8")
     elif kind == "a claim without a verdict":
@@ -231,7 +231,7 @@ def broken(tmp_path, kind):
         ("no folder's file", "there is no "),
         ("no json", "is not an evidence file: Expecting property name"),
         ("binary", "is not an evidence file: "),
-        ("schema", "has schema version 2; this version of the suite reads 1"),
+        ("schema", "has schema version 3; this version of the suite reads 1 and 2"),
         ("partial", "is partial: the run ended before every claim was judged"),
         ("no claims", "is not an evidence file: it has no list of claims"),
         ("a claim without a verdict", "claim payoff.layers@4 has no verdict"),

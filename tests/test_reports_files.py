@@ -41,7 +41,7 @@ def test_evidence_comes_back_as_it_was_written(tmp_path):
     path = tmp_path / "model" / "evidence.json"
     write_evidence(path, measured.name, measured, claims, answer="It is worth it.", complete=False)
     content = read_evidence(path)
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["complete"] is False
     assert content["answer"] == "It is worth it."
     assert content["generated"].endswith("+00:00")
@@ -80,7 +80,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 99}', "has schema version 99; this version of the suite reads 1"),
+        ('{"schema_version": 99}', "has schema version 99; this version of the suite reads 1 and 2"),
         ('{"claims": []}', "is not an evidence file: it has no schema_version"),
         ("[1]", "is not an evidence file: it has no schema_version"),
         ('{"schema_ver', "is not an evidence file: Unterminated string"),

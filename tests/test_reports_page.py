@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import reports
-from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Contrary, Judgement, Ranking, Threshold, Verdict
+from claims.support.readers import exactly
 from reports.answer import Answer
 from reports.figures.canvas import Drawing
 from reports.html.claim import meaning
@@ -22,7 +23,7 @@ from reports.html.run import Phase, Repeat, quoted
 from reports.nightly.night import Entry, index_page
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
 from tests.reporting_sessions import rows
-from tests.synthetic_claim import synthetic_claim
+from tests.synthetic_claim import synthetic_claim, synthetic_interval
 from tests.synthetic_measured import synthetic_measured
 
 TEMPLATES = Path(reports.__file__).parent / "html" / "templates"
@@ -120,6 +121,35 @@ def test_each_claim_says_its_words_source_estimate_meaning_figure_and_command():
     assert text.count("data:image/png") == 1
 
 
+def test_what_stands_beside_a_verdict_is_shown():
+    claim = synthetic_claim(
+        interval=replace(synthetic_interval(1.2, 1.4), looks=3, look=2),
+        linear="model.layers.2.self_attn.v_proj",
+        parts={
+            "code": Judgement(Verdict.SUPPORTED, 1.3, synthetic_interval(1.2, 1.4)),
+        },
+        variants={
+            WITH_CLIPPING: Judgement(Verdict.INCONCLUSIVE, 1.05, synthetic_interval(-1.0, 1.1)),
+            "at other depths": Judgement(Verdict.NOT_APPLICABLE, reason="one depth was measured"),
+        },
+        ranking=Ranking.HELPED_LEAST,
+        readings={"gap of RTN": 0.25, "excess": "4.86%"},
+    )
+    text = sections([claim])["claims"]
+    for name, shown in {
+        "linear": "model.layers.2.self_attn.v_proj",
+        "with clipping": "1.05 [−1, 1.1], inconclusive",
+        "resampled": "5 blocks, t interval, seed 7, look 2 of 3",
+        "p value": "0.001",
+        "part code": "1.3 [1.2, 1.4], supported",
+        "at other depths": "one depth was measured",
+        "gap of RTN": "0.25",
+        "excess": "4.86%",
+    }.items():
+        assert f"<dt>{name}</dt><dd>{shown}</dd>" in text
+    assert "<h5>Those that AWQ helps least</h5>" in text
+
+
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
     "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
@@ -169,7 +199,12 @@ def test_nothing_that_a_model_a_claim_or_a_test_says_becomes_markup():
         source=HOSTILE,
         models=(HOSTILE,),
         contrary=[Contrary(HOSTILE, 0.9)],
-        details={HOSTILE: HOSTILE, "the linears named": HOSTILE},
+        linear=HOSTILE,
+        parts={HOSTILE: Judgement(Verdict.NOT_APPLICABLE, reason=HOSTILE)},
+        deciding_part=HOSTILE,
+        variants=dict.fromkeys((WITH_CLIPPING, HOSTILE), Judgement(Verdict.NOT_APPLICABLE, reason=HOSTILE)),
+        ranking=HOSTILE,
+        readings={HOSTILE: HOSTILE},
         registered=HOSTILE,
     )
     number = {"value": 1.0, "ours": 1.0, "agrees": True, "tolerance": {"text": HOSTILE}, "not_comparable": ""}
@@ -230,7 +265,7 @@ def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
         (synthetic_claim(), "The untrained twin's estimate, 1.01, lies on the other side: training brings it over."),
         (synthetic_claim(twin_estimate=1.1), "the architecture meets this threshold before any training."),
         (
-            synthetic_claim(interval=Interval(1.3, 1.3, "exact: nothing is sampled", "modules", 3)),
+            synthetic_claim(interval=exactly(1.3, "modules", 3).interval),
             "Nothing is sampled here: the value is exact, and lies above 1.02, as claimed.",
         ),
         (
@@ -247,7 +282,7 @@ def test_figures_and_groups_are_called_as_the_catalogue_calls_them():
         (synthetic_claim(survives_holm=True), "It survives Holm's correction"),
         (synthetic_claim(survives_holm=False), "It does not survive Holm's correction"),
         (
-            synthetic_claim(details={"p_value": 0.1, "part a": "1, supported", "part b": "2", "weakest part": "a"}),
+            synthetic_claim(parts=dict.fromkeys("ab", Judgement(Verdict.SUPPORTED, 1.3)), deciding_part="a"),
             "It has 2 parts and needs them all; shown is the one that decides: a.",
         ),
         (

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Judgement, Threshold, Verdict
+from claims.support.readers import exactly
 from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
 from reports.verdict_words import catalogue_order, interval_text, is_settled, number, words
-from tests.synthetic_claim import synthetic_claim
+from tests.synthetic_claim import synthetic_claim, synthetic_interval
 from tests.synthetic_measured import synthetic_measured
 
 
@@ -103,9 +104,7 @@ def test_numbers_keep_four_digits_and_a_true_minus():
     ],
 )
 def test_an_end_of_an_interval_is_seen_apart_from_the_threshold(lower, upper, text):
-    claim = synthetic_claim(
-        interval=Interval(lower, upper, "t interval", "blocks", 5, 7), threshold=Threshold(lower=1.02)
-    )
+    claim = synthetic_claim(interval=synthetic_interval(lower, upper), threshold=Threshold(lower=1.02))
     assert interval_text(claim, 3) == text
 
 
@@ -142,7 +141,7 @@ def test_the_sentence_on_trust_counts_what_was_judged():
 
 
 def test_exact_values_are_no_matter_of_chance():
-    exact = Interval(3.8, 3.8, "exact: nothing is sampled", "linears", 35, None)
+    exact = exactly(3.8, "linears", 35).interval
     size = synthetic_claim(id="bits.four-times-smaller", p_value=0.0, interval=exact)
     judged = synthetic_claim(id="payoff.honest", p_value=0.04)
     claims = with_holm([size, judged])
@@ -155,8 +154,9 @@ def test_exact_values_are_no_matter_of_chance():
     assert trust([size, size]).sentence.endswith("2 claims are exact: computed, not sampled.")
 
 
-def decisive(verdict):
-    return synthetic_claim(verdict, id="payoff.perplexity", bits=4)
+def decisive(verdict, with_clipping=None):
+    variants = {} if with_clipping is None else {WITH_CLIPPING: Judgement(with_clipping, 0.02)}
+    return synthetic_claim(verdict, id="payoff.perplexity", bits=4, variants=variants)
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,14 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
 @pytest.mark.parametrize(
     ("verdict", "last_words"),
     [
-        ("supported", "AWQ with clipping is worth it on this model."),
-        ("refuted", "AWQ with clipping is not worth it on this model."),
-        ("inconclusive", "whether that is worth it cannot be told from this much text."),
+        (Verdict.SUPPORTED, "AWQ with clipping is worth it on this model."),
+        (Verdict.REFUTED, "AWQ with clipping is not worth it on this model."),
+        (Verdict.INCONCLUSIVE, "whether that is worth it cannot be told from this much text."),
     ],
 )
 def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
     measured = synthetic_measured()
-    claim = decisive(Verdict.INCONCLUSIVE) | {"details": {"with clipping": f"0.02 [0.01, 0.03], {verdict}"}}
-    got = answer(measured.name, measured, [claim])
+    got = answer(measured.name, measured, [decisive(Verdict.INCONCLUSIVE, verdict)])
     losses = measured.losses["window_loss"].mean("window")
     full, rtn, clipped = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-clip-4"))
     share = (rtn - clipped) / (rtn - full)
@@ -218,9 +217,7 @@ def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
     loss.loc[{"strategy": "awq-block-clip-4"}] = loss.sel(strategy="awq-block-4") + 0.002
     loss.loc[{"strategy": "awq-block-clip-4", "window": slice(half, None)}] = np.nan
     measured = replace(measured, losses=measured.losses.assign_attrs(looks='{"count": 2}'))
-    got = answer(
-        measured.name, measured, [decisive(Verdict.SUPPORTED) | {"details": {"with clipping": "1 [0, 2], refuted"}}]
-    )
+    got = answer(measured.name, measured, [decisive(Verdict.SUPPORTED, Verdict.REFUTED)])
     assert got.clipped == pytest.approx(got.awq * np.exp(0.002))
     assert f"clip search as well, on {half} of {loss.sizes['window']} windows, it is" in got.sentence
 

@@ -36,8 +36,7 @@ def test_clear_claims_stop_at_the_first_look_with_the_verdicts_of_all_windows(lo
     assert looks["stopped"] == "no claim needed another look"
     assert len(claims) == 5
     for claim in claims.values():
-        assert (claim["interval"]["n"], claim["interval"]["looks"]) == (16, 4)
-        assert claim["details"]["look"] == "1 of 4, 16 windows"
+        assert [claim["interval"][name] for name in ("n", "look", "looks")] == [16, 1, 4]
 
     # A claim that is asked alone has the same evidence, and finds it in the cache.
     result, _, alone = looking(claims=CLEAR[:1], **settings)
@@ -57,7 +56,7 @@ def test_where_rounding_costs_nothing_nothing_else_is_scored(looking, tmp_path):
     assert looks["strategies_at_look"] == [3 + 2, *[0] * (looks["count"] - 1)]  # awq-block-4 and gptq-4
     waiting = {"payoff.perplexity@4", "bits.cliff@3", "gptq.close@4", "calibration.robust@3", "calibration.robust@4"}
     assert {found[key]["verdict"] for key in waiting} == {"insufficient data"}
-    assert found["gptq.slower"]["details"]["what is counted"].startswith("4 bits, all blocks")
+    assert found["gptq.slower"]["readings"]["what is counted"].startswith("4 bits, all blocks")
     assert found["gptq.slower"]["estimate"] > 0
 
 

@@ -136,7 +136,7 @@ def test_models_of_a_folder_are_found_by_name_and_paired_by_type(suite, monkeypa
         agreement = next(claim for claim in claims if claim["id"] == "replication.verdicts")
         assert agreement["verdict"] == "reported"
         # Every claim is compared, though only those on two sizes were selected.
-        assert agreement["details"]["claims compared"] > 20
+        assert agreement["readings"]["claims compared"] > 20
     result.stdout.fnmatch_lines(["replication.profile *"])
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from awq_core.judging.evidence import Interval
+from reports.evidence_file import SCHEMA_VERSION
+from tests.synthetic_claim import synthetic_interval
 
 PROVENANCE = {
     "weights_hash": "aa" * 32,
@@ -21,7 +22,7 @@ PROVENANCE = {
 
 def around(value: float, half: float, n: int = 5) -> dict[str, Any]:
     """Estimate and interval of a claim: `value` plus and minus `half`."""
-    return {"estimate": value, "interval": Interval(value - half, value + half, "t interval", "blocks", n, 7)}
+    return {"estimate": value, "interval": synthetic_interval(value - half, value + half, n)}
 
 
 def write_run(
@@ -29,7 +30,7 @@ def write_run(
 ) -> Path:
     """Write an output folder; `model` replaces parts of the provenance."""
     content = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "generated": "2026-01-02T03:04:05+00:00",
         "complete": complete,
         "answer": "AWQ is worth it.",

@@ -58,7 +58,7 @@ def estimate_by_block(
         pooled(rows, reduce), len(rows), resampled="blocks", seed=seed, logarithmic=logarithmic, **further
     )
     shown = values.copy(data=np.exp(values.values)) if logarithmic else values
-    return with_parts(estimate, shown)
+    return summarising(estimate, shown)
 
 
 def share_by_block(values: xr.DataArray, *, trials: int, seed: int) -> Estimate:
@@ -98,7 +98,7 @@ def contrast_by_block(
         return reduce(mine[index], axis=(-2, -1)) - reduce(rest[index], axis=(-2, -1))
 
     estimate = cluster_estimate(statistic, len(mine), resampled="blocks", seed=seed)
-    return with_parts(estimate, values.isel(linear=np.flatnonzero(inside.values)))
+    return summarising(estimate, values.isel(linear=np.flatnonzero(inside.values)))
 
 
 def spearman_by_block(first: xr.DataArray, second: xr.DataArray, *, seed: int) -> Estimate:
@@ -120,7 +120,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, covariance / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-def with_parts(estimate: Estimate, values: xr.DataArray) -> Estimate:
+def summarising(estimate: Estimate, values: xr.DataArray) -> Estimate:
     """The estimate, with the per-linear values that it summarises."""
     names: Sequence[Any] = values[str(values.dims[0])].values.tolist()
-    return replace(estimate, parts=dict(zip(map(str, names), map(float, values.values), strict=True)))
+    return replace(estimate, summarised=dict(zip(map(str, names), map(float, values.values), strict=True)))

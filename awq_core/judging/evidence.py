@@ -1,11 +1,14 @@
-"""What judging a claim yields: an estimate with its interval, a verdict, and all that a reader needs to check both."""
+"""Evidence: a claim's estimate with its interval, the verdict on it, and all that a reader needs to check both."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
+
+WITH_CLIPPING = "with clipping"
+"""The variant of a claim about block-level AWQ that searches clip limits as well, as llm-awq does."""
 
 
 class Verdict(StrEnum):
@@ -20,9 +23,23 @@ class Verdict(StrEnum):
     """A quantity that the catalogue reports beside the claims and does not judge."""
 
 
+class Scale(StrEnum):
+    """The scale on which an interval is symmetric about its estimate."""
+
+    LINEAR = "linear"
+    LOGARITHM = "logarithm"
+
+
+class Ranking(StrEnum):
+    """The order in which evidence names linears."""
+
+    AGAINST = "what speaks most against it"
+    HELPED_LEAST = "those that AWQ helps least"
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval and how it was made.
+    """A 95% interval, how it was made, and the uncertainty that it stands for.
 
     Where the windows are scored in several looks (`awq_core/measure/methods/looks.py`), each look's interval is at a
     higher level, so that all of them together hold the truth in 95% of cases.
@@ -32,14 +49,24 @@ class Interval:
     upper: float
     method: str
     resampled: str
-    """What was resampled: blocks, windows, or groups of windows."""
+    """What was resampled: blocks, windows, or groups of windows; of an exact value, what it was counted over."""
     n: int
     """How many of them there were."""
     seed: int | None = None
+    """The seed of the resampling; None where nothing was drawn."""
     looks: int = 1
     """How many looks were registered, of which this interval is one's."""
     level: float = 0.95
-    """Of this interval alone: `1 - 0.05 / looks`."""
+    """The level of this interval alone: `1 - 0.05 / looks`."""
+    look: int = 1
+    """Which of the looks it is, from 1."""
+    standard_error: float = field(kw_only=True)
+    """The estimate's standard error, on `scale`."""
+    degrees_of_freedom: float = field(kw_only=True)
+    """The degrees of freedom of Student's t; 0 for an exact value, which has no variance to be estimated."""
+    scale: Scale = field(default=Scale.LINEAR, kw_only=True)
+    exact: bool = field(default=False, kw_only=True)
+    """Whether the value was computed and nothing was sampled."""
 
     @property
     def in_words(self) -> str:
@@ -51,6 +78,11 @@ class Interval:
             raise ValueError("an interval's ends must be numbers: a NaN is an error, never a verdict")
         if self.lower > self.upper:
             raise ValueError(f"an interval's lower end must not exceed its upper, got [{self.lower}, {self.upper}]")
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Interval:
+        """The inverse of `dataclasses.asdict`, on plain values."""
+        return cls(**{**plain, "scale": Scale(plain["scale"])})
 
 
 def interval_in_words(level: float = 0.95, looks: int = 1) -> str:
@@ -84,10 +116,28 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Contrary:
-    """A linear, or another part, that speaks most against a claim."""
+    """A linear, or another thing that an estimate summarises, with its value."""
 
     name: str
     value: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A further estimate held against a claim's threshold: a part of the claim, or a variant of it."""
+
+    verdict: Verdict
+    """Reported where the estimate has not been judged."""
+    estimate: float | None = None
+    interval: Interval | None = None
+    reason: str = ""
+    """Why there is no verdict, or what an inconclusive one would need."""
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Judgement:
+        """The inverse of `dataclasses.asdict`, on plain values."""
+        interval = plain["interval"] and Interval.from_dict(plain["interval"])
+        return cls(Verdict(plain["verdict"]), plain["estimate"], interval, plain["reason"])
 
 
 @dataclass
@@ -112,17 +162,28 @@ class Evidence:
     interval: Interval | None = None
     threshold: Threshold | None = None
     unit: str = ""
+    p_value: float | None = None
+    """The chance of an estimate this far from the threshold were the truth on it; corrected for looks and parts."""
+    linear: str | None = None
+    """The one linear that the estimate is of, chosen on calibration tokens; None for claims about many."""
+    parts: dict[str, Judgement] = field(default_factory=dict)
+    """The parts of a claim that has several, by name."""
+    deciding_part: str | None = None
+    """The part whose estimate and interval stand for the claim."""
+    variants: dict[str, Judgement] = field(default_factory=dict)
+    """The same question asked otherwise, by name, against the same threshold; none of them decides the claim."""
     twin_estimate: float | None = None
     """The same estimate on the model's untrained twin (mean over its seeds); None where there is no twin to ask."""
     contrary: list[Contrary] = field(default_factory=list)
-    """The five parts that speak most against the claim, worst first."""
+    """Five linears, or other things that the estimate summarises, worst first in the order of `ranking`."""
+    ranking: Ranking = Ranking.AGAINST
     registered: dict[str, Any] | None = None
     """The entry of the deviations file that names this claim, and whether its conditions are met."""
     survives_holm: bool | None = None
     """Whether the verdict stands after Holm's correction over all claims that an interval judges on the model; None for
     an exact value, and where there is no verdict."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """Other readings of the same measurement, plain values by name."""
+    readings: dict[str, float | str] = field(default_factory=dict)
+    """Further readings of the same measurement by name: shown, and never interpreted."""
 
     @property
     def key(self) -> str:
@@ -131,8 +192,7 @@ class Evidence:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""
-        plain = asdict(self)
-        plain["verdict"] = self.verdict.value
+        plain: dict[str, Any] = asdict(self, dict_factory=_plain)
         plain["key"] = self.key
         if self.threshold is not None:
             plain["threshold"]["text"] = str(self.threshold)
@@ -143,9 +203,17 @@ class Evidence:
         """The inverse of `as_dict`."""
         fields = {key: value for key, value in plain.items() if key != "key"}
         fields["verdict"] = Verdict(fields["verdict"])
-        if fields.get("interval") is not None:
-            fields["interval"] = Interval(**fields["interval"])
-        if fields.get("threshold") is not None:
+        fields["ranking"] = Ranking(fields["ranking"])
+        if fields["interval"] is not None:
+            fields["interval"] = Interval.from_dict(fields["interval"])
+        if fields["threshold"] is not None:
             fields["threshold"] = Threshold(fields["threshold"]["lower"], fields["threshold"]["upper"])
-        fields["contrary"] = [Contrary(**item) for item in fields.get("contrary", [])]
+        for name in ("parts", "variants"):
+            fields[name] = {key: Judgement.from_dict(item) for key, item in fields[name].items()}
+        fields["contrary"] = [Contrary(**item) for item in fields["contrary"]]
         return cls(**fields)
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dataclass's fields with the values of enumerations in place of their members."""
+    return {name: value.value if isinstance(value, Enum) else value for name, value in items}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from awq_core.judging.evidence import Interval, Threshold
+from awq_core.judging.evidence import Interval, Scale, Threshold
 
 Statistic = Callable[[NDArray[np.intp]], NDArray[np.float64]]
 """From cluster indices `(..., n)` to the statistic `(...)` of those clusters: vectorised over resamples."""
@@ -38,21 +38,19 @@ class Estimate:
 
     Attributes:
         value: the estimate, in the claim's unit.
-        interval: its 95% interval, in the same unit; one of several looks' is wider.
-        standard_error: on the scale on which the interval is symmetric.
-        degrees_of_freedom: of the t distribution that the interval comes from.
-        logarithmic: whether that scale is the logarithm.
-        parts: the values that it summarises, by name (usually one for each linear), for naming the worst.
-        details: other readings to report beside it.
+        interval: its 95% interval, in the same unit, with its standard error; one of several looks' is wider.
+        summarised: the values that it summarises, by name (usually one for each linear), for naming the worst.
+        linear: the one linear that it is of, chosen on calibration tokens.
+        variants: the same quantity estimated otherwise, by name, to be held against the same threshold.
+        readings: further readings to report with it.
     """
 
     value: float
     interval: Interval
-    standard_error: float
-    degrees_of_freedom: float
-    logarithmic: bool = False
-    parts: dict[str, float] = field(default_factory=dict)
-    details: dict[str, float | str] = field(default_factory=dict)
+    summarised: dict[str, float] = field(default_factory=dict)
+    linear: str | None = None
+    variants: dict[str, Estimate] = field(default_factory=dict)
+    readings: dict[str, float | str] = field(default_factory=dict)
 
     def p_value(self, threshold: Threshold) -> float:
         """Chance of an estimate this far from the threshold, on either side, were the truth on the threshold.
@@ -60,15 +58,17 @@ class Estimate:
         Of several looks, at any of them: the chance at this one times their number (Bonferroni), so that a verdict
         stands exactly where this is below 5%.
         """
-        scale = (lambda v: math.log(max(v, 1e-300))) if self.logarithmic else (lambda v: v)
+        error, degrees = self.interval.standard_error, self.interval.degrees_of_freedom
+        logarithmic = self.interval.scale is Scale.LOGARITHM
+        scale = (lambda v: math.log(max(v, 1e-300))) if logarithmic else (lambda v: v)
         edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
         chances = []
         for edge in edges:
             distance = abs(scale(self.value) - scale(edge))
-            if self.standard_error == 0:
+            if error == 0:
                 chances.append(0.0 if distance > 0 else 1.0)
             else:
-                chances.append(2 * float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
+                chances.append(2 * float(stats.t.sf(distance / error, degrees)))
         # Of two edges the nearer one decides: inside, both must be cleared; outside, the one that was passed.
         return min(1.0, self.interval.looks * max(chances))
 
@@ -208,5 +208,17 @@ def _student(
     back = math.exp if logarithmic else float
     lower, upper = back(point - half), back(point + half)
     lower, upper = max(lower, bounds[0]), min(upper, bounds[1])
-    interval = Interval(lower, upper, method, resampled, n, seed, looks, level)
-    return Estimate(back(point), interval, standard_error, degrees, logarithmic)
+    interval = Interval(
+        lower,
+        upper,
+        method,
+        resampled,
+        n,
+        seed,
+        looks,
+        level,
+        standard_error=standard_error,
+        degrees_of_freedom=degrees,
+        scale=Scale.LOGARITHM if logarithmic else Scale.LINEAR,
+    )
+    return Estimate(back(point), interval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
+from awq_core.judging.evidence import Contrary, Interval, Judgement, Threshold, Verdict
 from awq_core.judging.intervals import Estimate
 
 WORST = 5
@@ -23,6 +23,13 @@ def verdict_of(interval: Interval, threshold: Threshold) -> Verdict:
     if interval.upper < low or interval.lower > high:
         return Verdict.REFUTED
     return Verdict.INCONCLUSIVE
+
+
+def judgement(estimate: Estimate, threshold: Threshold) -> Judgement:
+    """The verdict on an estimate, with what an inconclusive one would need."""
+    verdict = verdict_of(estimate.interval, threshold)
+    reason = data_needed(estimate, threshold) if verdict is Verdict.INCONCLUSIVE else ""
+    return Judgement(verdict, estimate.value, estimate.interval, reason)
 
 
 def verdict_of_parts(verdicts: Sequence[Verdict]) -> Verdict:
@@ -62,10 +69,9 @@ def margin(value: float, threshold: Threshold) -> float:
     return min(sides)
 
 
-def worst_parts(parts: dict[str, float], threshold: Threshold) -> list[Contrary]:
-    """The parts that speak most against a claim, worst first: farthest on the wrong side of its threshold."""
-
-    ranked = sorted(parts.items(), key=lambda item: (margin(item[1], threshold), item[0]))
+def most_contrary(values: dict[str, float], threshold: Threshold) -> list[Contrary]:
+    """The values that speak most against a claim, worst first: farthest on the wrong side of its threshold."""
+    ranked = sorted(values.items(), key=lambda item: (margin(item[1], threshold), item[0]))
     return [Contrary(name, float(value)) for name, value in ranked[:WORST]]
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from awq_core.judging.evidence import Interval, Threshold, Verdict
 from awq_core.judging.intervals import Estimate, cluster_estimate
-from awq_core.judging.verdicts import survives_holm, verdict_of, verdict_of_parts, worst_parts
+from awq_core.judging.verdicts import most_contrary, survives_holm, verdict_of, verdict_of_parts
 
 VERDICTS = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE)
 # A coarse grid among the values, so that ends often touch thresholds.
@@ -22,10 +22,15 @@ VALUES = st.floats(-100, 100) | st.integers(-3, 3).map(float) | st.sampled_from(
 EDGES = st.floats(-100, 100) | st.integers(-3, 3).map(float)
 
 
+def drawn(lower: float, upper: float) -> Interval:
+    """An interval by its ends; its standard error serves p values alone."""
+    return Interval(lower, upper, "drawn", "blocks", 5, standard_error=0.5, degrees_of_freedom=4)
+
+
 @st.composite
 def intervals(draw: st.DrawFn) -> Interval:
     lower, upper = sorted([draw(VALUES), draw(VALUES)])
-    return Interval(lower, upper, "drawn", "blocks", 5)
+    return drawn(lower, upper)
 
 
 @st.composite
@@ -109,7 +114,7 @@ def test_a_two_sided_threshold_is_supported_inside_and_refuted_outside() -> None
         (0.002, 0.03): Verdict.INCONCLUSIVE,
     }
     for (lower, upper), expected in cases.items():
-        assert verdict_of(Interval(lower, upper, "drawn", "blocks", 5), threshold) is expected
+        assert verdict_of(drawn(lower, upper), threshold) is expected
 
 
 @given(st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=6))
@@ -130,12 +135,12 @@ def test_a_claim_without_parts_is_an_error() -> None:
 def test_a_nan_or_an_upside_down_interval_is_refused(lower: float, upper: float) -> None:
     if math.isnan(lower) or math.isnan(upper):
         with pytest.raises(ValueError, match="a NaN is an error, never a verdict"):
-            Interval(lower, upper, "drawn", "blocks", 5)
+            drawn(lower, upper)
     elif lower > upper:
         with pytest.raises(ValueError, match="must not exceed"):
-            Interval(lower, upper, "drawn", "blocks", 5)
+            drawn(lower, upper)
     else:
-        assert Interval(lower, upper, "drawn", "blocks", 5).upper >= lower
+        assert drawn(lower, upper).upper >= lower
 
 
 @given(st.integers(0, 4), st.sampled_from([math.nan, math.inf]))
@@ -170,8 +175,7 @@ def test_a_verdict_falls_where_its_p_value_is_under_the_level(values: list[float
 @pytest.mark.parametrize("value", [-2.0, -0.01, 0.1, 49.0])
 def test_the_nearer_of_two_edges_decides_the_p_value(lower: float, value: float) -> None:
     """Just outside its range a claim is hardly refuted, however far the other edge lies."""
-    interval = Interval(lower - 3, lower + 50, "drawn", "blocks", 5)
-    estimate = Estimate(lower + value, interval, standard_error=0.5, degrees_of_freedom=4)
+    estimate = Estimate(lower + value, drawn(lower - 3, lower + 50))
     two_sided = Threshold(lower, lower + 100)
     expected = 2 * stats.t.sf(abs(value) / 0.5, 4)
     assert estimate.p_value(two_sided) == pytest.approx(expected)
@@ -181,7 +185,7 @@ def test_the_nearer_of_two_edges_decides_the_p_value(lower: float, value: float)
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.floats(-5, 5), max_size=9), thresholds())
 def test_the_worst_parts_are_those_farthest_on_the_wrong_side(parts: dict[str, float], threshold: Threshold) -> None:
-    named = worst_parts(parts, threshold)
+    named = most_contrary(parts, threshold)
     assert len(named) == min(5, len(parts))
 
     def inside_by(value: float) -> float:

@@ -36,7 +36,7 @@ def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting, values:
 
     Blocks are resampled in pairs (the same depth in the model and in each twin); the variance between the
     twins' seeds, over their number, is added. Where the statistic summarises `values`, each one's difference to
-    the twins' is kept as a part, so that the worst can be named.
+    the twins' is kept by name, so that the worst can be named.
 
     Raises:
         NotApplicableError: for a measurement without twins (a twin has none of its own).
@@ -59,15 +59,15 @@ def minus_twin(measured: Measured, statistic: ByBlock, setting: Setting, values:
         further_variance=float(seeds.var(ddof=1)) / len(seeds),
         further_degrees=len(seeds) - 1,
     )
-    details: dict[str, float | str] = {
+    readings: dict[str, float | str] = {
         "the model's own": float(mine(everything)),
         "its twins' mean": float(seeds.mean()),
     }
     if values is None:
-        return named(estimate, None, details)
+        return named(estimate, None, readings)
     own = values(measured)
     beyond = own.copy(data=own.values - np.mean([values(twin).values for twin in measured.twins], axis=0))
-    return named(estimate, beyond, details)
+    return named(estimate, beyond, readings)
 
 
 def _reduced(values: PerLinear, reduce: Callable[..., np.ndarray]) -> ByBlock:

@@ -61,7 +61,7 @@ class Reported:
     """A quantity that the catalogue reports and does not judge."""
 
     value: float
-    details: dict[str, float | str]
+    readings: dict[str, float | str]
 
 
 Result = Estimate | Parts | Reported

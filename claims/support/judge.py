@@ -7,19 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from awq_core.judging.evidence import Evidence, Threshold, Verdict
+from awq_core.judging.evidence import Evidence, Judgement, Ranking, Threshold, Verdict
 from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.judging.metrics import reduction
-from awq_core.judging.verdicts import data_needed, margin, verdict_of, verdict_of_parts, worst_parts
+from awq_core.judging.verdicts import judgement, margin, most_contrary, verdict_of_parts
 from awq_core.measure.methods.looks import at_look, count_of
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import DIAGNOSTIC
-from claims.support.claim import Claim, NotApplicableError, Pair, Reported, Setting
+from claims.support.claim import Claim, NotApplicableError, Pair, Parts, Reported, Result, Setting
 from claims.support.readers import UndecidedError
 from fixtures.measuring.stages import Stage, in_words
 
-DIAGNOSTIC_READING = Setting(bits=3, quantizer=DIAGNOSTIC.name)
-"""AWQ-Diag's quantizer and precision, reported beside the deployed setting."""
+DIAGNOSTIC_SETTING = Setting(bits=3, quantizer=DIAGNOSTIC.name)
+"""AWQ-Diag's quantizer and precision: the variant reported beside the deployed setting."""
+
+LACKS = {InsufficientDataError: Verdict.INSUFFICIENT, NotApplicableError: Verdict.NOT_APPLICABLE}
+"""What an estimate may lack, and the verdict that says so."""
 
 ALONE = "replication needs two sizes of a family; give --model twice"
 LEFT_OUT = "not measured (--stages)"
@@ -37,7 +40,7 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
         claim: the claim.
         subject: one model's measurements, or two sizes' with the smaller first.
         setting: precision and seed of the run.
-        beside: also read what stands beside the verdict: the untrained twin, and AWQ-Diag's quantizer.
+        beside: also judge what stands beside the verdict: the untrained twin, and AWQ-Diag's quantizer.
 
     Raises:
         ValueError: if an estimate is NaN: an error, never a verdict.
@@ -58,15 +61,13 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
             continue
         if evidence.verdict is not Verdict.INCONCLUSIVE or look == looks - 1:
             break
-    if evidence.interval is not None and evidence.interval.looks > 1:
-        evidence.details["look"] = f"{look + 1} of {looks}, {evidence.interval.n} windows"
     return evidence
 
 
 def _judge_once(
     claim: Claim, subject: Measured | Pair, models: list[Measured], setting: Setting, beside: bool
 ) -> Evidence:
-    """The same on the measurements as they stand."""
+    """Judge the claim on the measurements as they stand, at one look."""
     asked = models[0] if isinstance(subject, Measured) else tuple(models)
     evidence = Evidence(
         id=claim.id,
@@ -88,27 +89,23 @@ def _judge_once(
             verb = "was" if missing == ["traffic"] else "were"
             raise NotApplicableError(f"{in_words(missing)} {verb} {LEFT_OUT}")
         result = claim.estimate(asked, setting)
-    except InsufficientDataError as lack:
-        evidence.verdict, evidence.reason = Verdict.INSUFFICIENT, str(lack)
-        return evidence
-    except NotApplicableError as lack:
-        evidence.verdict, evidence.reason = Verdict.NOT_APPLICABLE, str(lack)
+    except tuple(LACKS) as lack:
+        evidence.verdict, evidence.reason = LACKS[type(lack)], str(lack)
         return evidence
     if isinstance(result, Reported):
-        evidence.estimate, evidence.details = result.value, dict(result.details)
+        evidence.estimate, evidence.readings = result.value, dict(result.readings)
         return evidence
     assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
-    parts = result if isinstance(result, dict) else {"": result}
-    _decide(evidence, parts, claim.threshold)
+    _decide(evidence, _parts(result), claim.threshold)
     if beside and claim.level != "model":
         evidence.twin_estimate = _on_twins(claim, models, setting)
         if claim.level == "layer" and setting.bits is not None:
-            evidence.details |= _diagnostic_reading(claim, models[0], setting.seed)
+            name = f"{DIAGNOSTIC_SETTING.quantizer} at {DIAGNOSTIC_SETTING.bits} bits"
+            evidence.variants[name] = _diagnostic_variant(claim, models[0], setting.seed)
     if not evidence.contrary and claim.level != "pair" and setting.bits is not None:
         gains = reduction(models[0], setting.quantizer, setting.bits)
         by_name = dict(zip(map(str, gains["linear"].values), map(float, gains.values), strict=True))
-        evidence.contrary = worst_parts(by_name, Threshold(lower=1.0))
-        evidence.details["the linears named"] = "those that AWQ helps least"
+        evidence.contrary, evidence.ranking = most_contrary(by_name, Threshold(lower=1.0)), Ranking.HELPED_LEAST
     return evidence
 
 
@@ -121,26 +118,35 @@ def not_measured(claim: Claim, models: Sequence[Measured]) -> list[Stage]:
     return [stage for stage in claim.reads if left_out.get(stage)]
 
 
-def _decide(evidence: Evidence, parts: dict[str, Estimate], threshold: Threshold) -> None:
-    verdicts = {name: verdict_of(part.interval, threshold) for name, part in parts.items()}
-    evidence.verdict = verdict_of_parts(list(verdicts.values()))
-    # The part that is shown carries the verdict: of those that share it, the one nearest to the wrong side.
-    deciding = [name for name, verdict in verdicts.items() if verdict is evidence.verdict]
-    weakest = min(deciding, key=lambda name: margin(parts[name].value, threshold))
-    estimate = parts[weakest]
-    evidence.estimate, evidence.interval = estimate.value, estimate.interval
-    evidence.details = dict(estimate.details)
+def _parts(result: Result) -> Parts:
+    """A claim's parts by name; a claim without parts is one, without a name."""
+    assert not isinstance(result, Reported)
+    return result if isinstance(result, dict) else {"": result}
+
+
+def _judged(parts: Parts, threshold: Threshold) -> tuple[dict[str, Judgement], str]:
+    """Every part's judgement, and the part that carries the verdict: of those that share it, the worst."""
+    judged = {name: judgement(part, threshold) for name, part in parts.items()}
+    verdict = verdict_of_parts([part.verdict for part in judged.values()])
+    sharing = [name for name, part in judged.items() if part.verdict is verdict]
+    return judged, min(sharing, key=lambda name: margin(parts[name].value, threshold))
+
+
+def _decide(evidence: Evidence, parts: Parts, threshold: Threshold) -> None:
+    judged, deciding = _judged(parts, threshold)
+    shown, estimate = judged[deciding], parts[deciding]
+    evidence.verdict, evidence.reason = shown.verdict, shown.reason
+    evidence.estimate, evidence.interval = shown.estimate, shown.interval
+    evidence.linear, evidence.readings = estimate.linear, dict(estimate.readings)
+    evidence.variants = {name: judgement(variant, threshold) for name, variant in estimate.variants.items()}
     p_values = {name: part.p_value(threshold) for name, part in parts.items()}
-    refuted = [p_values[name] for name, verdict in verdicts.items() if verdict is Verdict.REFUTED]
+    refuted = [p_values[name] for name, part in judged.items() if part.verdict is Verdict.REFUTED]
     # Any refuted part refutes: the smallest of k p-values is corrected for being the smallest (Bonferroni).
-    evidence.details["p_value"] = min(1.0, len(parts) * min(refuted)) if refuted else max(p_values.values())
+    evidence.p_value = min(1.0, len(parts) * min(refuted)) if refuted else max(p_values.values())
     if len(parts) > 1:
-        evidence.details |= {f"part {name}": f"{part.value:.4g}, {verdicts[name]}" for name, part in parts.items()}
-        evidence.details["weakest part"] = weakest
-    if estimate.parts:
-        evidence.contrary = worst_parts(estimate.parts, threshold)
-    if evidence.verdict is Verdict.INCONCLUSIVE:
-        evidence.reason = data_needed(estimate, threshold)
+        evidence.parts, evidence.deciding_part = judged, deciding
+    if estimate.summarised:
+        evidence.contrary = most_contrary(estimate.summarised, threshold)
 
 
 def _on_twins(claim: Claim, models: list[Measured], setting: Setting) -> float | None:
@@ -163,9 +169,12 @@ def _on_twins(claim: Claim, models: list[Measured], setting: Setting) -> float |
     return float(np.mean(values)) if values else None
 
 
-def _diagnostic_reading(claim: Claim, measured: Measured, seed: int) -> dict[str, float | str]:
+def _diagnostic_variant(claim: Claim, measured: Measured, seed: int) -> Judgement:
+    """The claim under AWQ-Diag's quantizer, or why it cannot be asked there."""
+    assert claim.threshold is not None
     try:
-        result = claim.estimate(measured, replace(DIAGNOSTIC_READING, seed=seed))
-    except (InsufficientDataError, NotApplicableError) as lack:
-        return {"sym-channel at 3 bits": str(lack)}
-    return {"sym-channel at 3 bits": result.value} if isinstance(result, Estimate) else {}
+        result = claim.estimate(measured, replace(DIAGNOSTIC_SETTING, seed=seed))
+    except tuple(LACKS) as lack:
+        return Judgement(LACKS[type(lack)], reason=str(lack))
+    judged, deciding = _judged(_parts(result), claim.threshold)
+    return judged[deciding]

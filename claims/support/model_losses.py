@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from awq_core.judging.evidence import Threshold
 from awq_core.judging.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judging.metrics import window_values
-from awq_core.judging.verdicts import verdict_of
 from awq_core.measure.methods.looks import NotScoredError, count_of
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import Measured
@@ -89,15 +88,18 @@ def over_windows(
         further_variance: see `cluster_estimate`.
         further_degrees: see `cluster_estimate`.
     """
-    return cluster_estimate(
+    looks = count_of(measured.losses)
+    estimate = cluster_estimate(
         statistic,
         windows,
         resampled="windows",
         seed=setting.seed,
         further_variance=further_variance,
         further_degrees=further_degrees,
-        looks=count_of(measured.losses),
+        looks=looks,
     )
+    look = looks if measured.losses is None else int(measured.losses.attrs.get("look", looks - 1)) + 1
+    return replace(estimate, interval=replace(estimate.interval, look=look))
 
 
 def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Setting) -> Estimate:
@@ -140,9 +142,3 @@ def attribute(measured: Measured, name: str) -> dict[str, Any]:
         raise NotApplicableError("no losses were measured")
     record: dict[str, Any] = json.loads(measured.losses.attrs[name])
     return record
-
-
-def reading(estimate: Estimate, threshold: Threshold) -> str:
-    """Another reading of a claim in words: `0.0412 [0.038, 0.0445], supported`."""
-    interval = estimate.interval
-    return f"{estimate.value:.4g} [{interval.lower:.4g}, {interval.upper:.4g}], {verdict_of(interval, threshold)}"

@@ -24,7 +24,6 @@ def failure_message(evidence: Evidence) -> str:
     if evidence.reason:
         lines.append(f"  {evidence.reason}")
     if evidence.contrary:
-        what = evidence.details.get("the linears named", "those that speak most against it")
-        lines.append(f"  linears ({what}):")
+        lines.append(f"  linears ({evidence.ranking}):")
         lines += [f"    {item.name}: {item.value:.4g}" for item in evidence.contrary]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from awq_core.judging.by_block import estimate_by_block, with_parts
+from awq_core.judging.by_block import estimate_by_block, summarising
 from awq_core.judging.evidence import Interval, Threshold, Verdict
 from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.judging.metrics import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
@@ -58,10 +58,22 @@ def outlier_families(values: xr.DataArray) -> xr.DataArray:
     return inside
 
 
-def named(estimate: Estimate, parts: xr.DataArray | None, details: dict[str, float | str]) -> Estimate:
-    """The estimate with the per-linear values behind it and readings to report beside it."""
-    estimate = estimate if parts is None else with_parts(estimate, parts)
-    return replace(estimate, details={**estimate.details, **details})
+def named(
+    estimate: Estimate,
+    values: xr.DataArray | None,
+    readings: dict[str, float | str],
+    *,
+    linear: str | None = None,
+    variants: dict[str, Estimate] | None = None,
+) -> Estimate:
+    """The estimate with the per-linear values behind it and what else `Estimate` reports with it."""
+    estimate = estimate if values is None else summarising(estimate, values)
+    return replace(
+        estimate,
+        readings={**estimate.readings, **readings},
+        linear=linear or estimate.linear,
+        variants={**estimate.variants, **(variants or {})},
+    )
 
 
 def worth_recovering(measured: Measured, setting: Setting) -> None:
@@ -130,11 +142,13 @@ def deployed_quantizer_only(measured: Measured, setting: Setting) -> None:
 
 
 def exactly(value: float, counted: str, n: int) -> Estimate:
-    """An estimate that nothing is sampled for: its interval is the value itself.
+    """An estimate for which nothing is sampled: its interval is the value itself.
 
     Args:
         value: what was found.
         counted: what it was found over: weights, linears, examples.
         n: how many of them.
     """
-    return Estimate(value, Interval(value, value, "exact: nothing is sampled", counted, n), 0.0, float("inf"))
+    method = "exact: nothing is sampled"
+    interval = Interval(value, value, method, counted, n, standard_error=0.0, degrees_of_freedom=0, exact=True)
+    return Estimate(value, interval)

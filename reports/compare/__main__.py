@@ -10,8 +10,8 @@ with the first one of the same model (name and weights' hash), or, where it is t
 
 What counts as a change, between runs of the same model only:
 
-- the estimate moved beyond noise: Welch's test of the difference at 99%, each standard error taken from its 95%
-  interval (in the logarithm where both intervals are symmetric there; exact estimates, beyond rounding);
+- the estimate moved beyond noise: Welch's test of the difference at 99%, with the standard errors and degrees of
+  freedom in the evidence (in the logarithm where both estimates were made there; exact estimates, beyond rounding);
 - the verdict flipped between supported and refuted;
 - the threshold, or the claim's version, moved;
 - the claim is new, gone, or passed between judged and not judged.

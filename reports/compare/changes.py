@@ -2,14 +2,13 @@
 
 Two runs are of the same model when name and weights' hash agree (a control has no hash: it is drawn from its seed).
 
-- **Estimate beyond noise.** The two estimates differ by more than `t * sqrt(se1^2 + se2^2)`: Welch's test at 99%. Each
-  standard error is the interval's half-width over the quantile of Student's t that made it a 95% interval (`n - 1`
-  degrees of freedom). At 95% the half-widths in quadrature would do, but one claim in twenty would be flagged by
-  chance, some four in every comparison of independent runs. Where both intervals are symmetric in the logarithm, so is
-  the test. Of an interval cut off at a bound (a share cannot exceed 1) the longer half counts. Two exact estimates
-  (intervals of no width) differ beyond rounding: by more than 1e-6 of the larger and 1% of the first one's distance to
-  the threshold. Intervals hold for other tokens and other blocks. Runs share their blocks, and often their tokens:
-  then the true noise is smaller, so that what is flagged has moved, while a small movement may stay within.
+- **Estimate beyond noise.** The two estimates differ by more than `t * sqrt(se1^2 + se2^2)`: Welch's test at 99%, with
+  the standard errors and degrees of freedom that the evidence records. At 95% the half-widths in quadrature would do,
+  but one claim in twenty would be flagged by chance, some four in every comparison of independent runs. Where both
+  estimates were made on the logarithm, so is the test. Two estimates without spread (exact ones among them) differ
+  beyond rounding: by more than 1e-6 of the larger and 1% of the first one's distance to the threshold. Intervals hold
+  for other tokens and other blocks. Runs share their blocks, and often their tokens: then the true noise is smaller, so
+  that what is flagged has moved, while a small movement may stay within.
 - **A changed verdict** is a change only together with an estimate beyond noise, a moved threshold or version, or as
   a flip between supported and refuted. A verdict that passes between inconclusive and decided with its estimate
   within noise is *drift, within noise*: shown, not flagged.
@@ -30,7 +29,7 @@ from enum import StrEnum
 
 from scipy import stats
 
-from awq_core.judging.evidence import Verdict
+from awq_core.judging.evidence import Scale, Verdict
 from reports.verdict_words import Claim, is_judged, number, verdict_of
 
 ROUNDING = 1e-6
@@ -39,8 +38,6 @@ EXACT_SHARE = 0.01
 """Of an exact estimate's distance to its threshold."""
 LEVEL = 0.01
 """Of the test of a difference: the share of unmoved estimates that independent runs flag."""
-SYMMETRIC = 1e-6
-"""How well an interval's two halves must agree, relative to its width, to count as symmetric."""
 OPPOSITE = {Verdict.SUPPORTED, Verdict.REFUTED}
 
 
@@ -114,12 +111,11 @@ def difference(before: Claim, now: Claim) -> Difference | None:
         allowed = max(ROUNDING * max(abs(first), abs(second)), EXACT_SHARE * _distance_to_threshold(before))
         size = abs(second - first)
         return Difference(size, allowed, 0.0 if size > allowed else 1.0)
-    logarithmic = (
-        all(_is_a_point(claim) or _is_logarithmic(claim) for claim in (before, now)) and min(first, second) > 0
+    logarithmic = min(first, second) > 0 and all(
+        _is_a_point(claim) or claim["interval"]["scale"] == Scale.LOGARITHM for claim in (before, now)
     )
-    halves = [_half_width(claim, logarithmic) for claim in (before, now)]
     size = abs(math.log(second / first)) if logarithmic else abs(second - first)
-    return Difference(size, *_welch(size, halves, [before, now]), logarithmic)
+    return Difference(size, *_welch(size, [_variance(claim, logarithmic) for claim in (before, now)]), logarithmic)
 
 
 def change(before: Claim | None, now: Claim | None) -> Change:
@@ -184,11 +180,11 @@ def _moved_terms(before: Claim, now: Claim) -> tuple[list[Kind], list[str]]:
 
 def _other_part(before: Claim, now: Claim) -> list[str]:
     """A claim about one linear, or of several parts, may speak of another one than before."""
-    names = {"linear": "linear", "weakest part": "deciding part"}
+    names = {"linear": "linear", "deciding_part": "deciding part"}
     return [
-        f"{word} {now['details'][name]}, was {before['details'][name]}"
+        f"{word} {now[name]}, was {before[name]}"
         for name, word in names.items()
-        if name in before["details"] and name in now["details"] and before["details"][name] != now["details"][name]
+        if before[name] is not None and now[name] is not None and before[name] != now[name]
     ]
 
 
@@ -203,34 +199,22 @@ def _distance_to_threshold(claim: Claim) -> float:
 
 
 def _is_a_point(claim: Claim) -> bool:
-    return bool(claim["interval"]["lower"] == claim["interval"]["upper"])
+    return bool(claim["interval"]["standard_error"] == 0)
 
 
-def _is_logarithmic(claim: Claim) -> bool:
-    """Whether an interval is symmetric in the logarithm and not as it stands."""
-    value, low, high = float(claim["estimate"]), claim["interval"]["lower"], claim["interval"]["upper"]
-    if min(value, low) <= 0:
-        return False
-    plain = abs((high - value) - (value - low)) / (high - low)
-    inside = abs(math.log(high / value) - math.log(value / low)) / math.log(high / low)
-    return inside < min(plain, SYMMETRIC)
+def _variance(claim: Claim, logarithmic: bool) -> tuple[float, float]:
+    """The variance of an estimate on the scale of the test, and its degrees of freedom."""
+    interval = claim["interval"]
+    error = float(interval["standard_error"])
+    if not logarithmic and interval["scale"] == Scale.LOGARITHM:
+        error *= float(claim["estimate"])  # to first order: the other estimate was made on the scale of the values
+    return error**2, float(interval["degrees_of_freedom"])
 
 
-def _half_width(claim: Claim, logarithmic: bool) -> float:
-    value, low, high = float(claim["estimate"]), claim["interval"]["lower"], claim["interval"]["upper"]
-    if logarithmic:
-        return max(math.log(high / value), math.log(value / low))
-    return max(high - value, value - low)
-
-
-def _welch(size: float, halves: list[float], claims: list[Claim]) -> tuple[float, float]:
+def _welch(size: float, variances: list[tuple[float, float]]) -> tuple[float, float]:
     """The largest difference that counts as noise, and the p value of this one."""
-    degrees = [max(int(claim["interval"]["n"]) - 1, 1) for claim in claims]
-    levels = [claim["interval"].get("level", 0.95) for claim in claims]
-    quantiles = [float(stats.t.ppf(0.5 + level / 2, d)) for level, d in zip(levels, degrees, strict=True)]
-    variances = [(half / quantile) ** 2 for half, quantile in zip(halves, quantiles, strict=True)]
-    spread = sum(variance**2 / d for variance, d in zip(variances, degrees, strict=True))
-    total = sum(variances)
+    total = sum(variance for variance, _ in variances)
+    spread = sum(variance**2 / degrees for variance, degrees in variances if variance > 0)
     if spread == 0:  # so narrow that the squares vanish
         return 0.0, 0.0 if size > 0 else 1.0
     error, together = math.sqrt(total), total**2 / spread

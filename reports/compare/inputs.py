@@ -16,8 +16,13 @@ from reports.evidence_file import read_evidence
 from reports.verdict_words import Claim
 
 EVIDENCE, DIAGNOSTIC = "evidence.json", "diagnostic.json"
-CLAIM_FIELDS = ("key", "id", "bits", "version", "group", "models", "verdict", "reason", "estimate", "interval")
-"""What a comparison reads of every claim, besides its threshold and details."""
+CLAIM_FIELDS = (
+    *("key", "id", "bits", "version", "group", "models", "verdict", "reason", "estimate", "interval", "threshold"),
+    *("linear", "deciding_part"),
+)
+"""What a comparison reads of every claim."""
+NUMBERS = ("lower", "upper", "n", "standard_error", "degrees_of_freedom")
+"""What it reads of an interval."""
 LAYER_FIELDS = ("module_type", "layer_idx", "mean_kurtosis", "top1pct_importance_share", "awq_reduction_3bit")
 
 
@@ -144,13 +149,13 @@ def _problem(record: dict[str, Any]) -> str:
     if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
         return "it has no list of claims"
     for claim in claims:
-        missing = [field for field in (*CLAIM_FIELDS, "threshold", "details") if field not in claim]
+        missing = [field for field in CLAIM_FIELDS if field not in claim]
         if missing:
             return f"claim {claim.get('key', '?')} has no {missing[0]}"
         if claim["verdict"] not in set(Verdict):
             return f"claim {claim['key']} has the unknown verdict {claim['verdict']!r}"
-        interval = claim["interval"] or {"lower": 0.0, "upper": 0.0, "n": 0}
-        numbers = [claim["estimate"] or 0.0, *(interval.get(end) for end in ("lower", "upper", "n"))]
+        interval = claim["interval"] or dict.fromkeys(NUMBERS, 0.0)
+        numbers = [claim["estimate"] or 0.0, *(interval.get(name) for name in NUMBERS)]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             return f"claim {claim['key']} has an estimate or an interval that is no number"
     return ""

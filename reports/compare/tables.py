@@ -12,8 +12,8 @@ DIGITS = 3
 SYMBOLS = {Kind.DRIFT: "≈", Kind.OTHER_SIZES: "≈", Kind.DIFFERS: "≠", Kind.NEW: "+", Kind.REMOVED: "−"}
 CHANGED = "▲"
 READING = (
-    "▲ + − mark what changed between runs of one model: the estimate moved beyond noise (Welch's test at 99%, standard "
-    "errors from the intervals), the verdict flipped between supported and refuted, the threshold or the claim's "
+    "▲ + − mark what changed between runs of one model: the estimate moved beyond noise (Welch's test at 99%), "
+    "the verdict flipped between supported and refuted, the threshold or the claim's "
     "version moved, the claim is new or gone, or it passed between judged and not judged. ≈ marks what is shown and "
     "not counted: above all a verdict that passed between inconclusive and decided with its estimate within noise. "
     "≠ marks verdicts that differ between models, which is no change. @4 and @3 are bits."

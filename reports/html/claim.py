@@ -1,13 +1,10 @@
-"""What the page says of one claim: what its verdict means, in sentences, and the readings beside it.
-
-All that is read of a claim's details is read here.
-"""
+"""What the page says of one claim: what its verdict means, in sentences, and the readings beside it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from awq_core.judging.evidence import Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Verdict
 from reports.verdict_words import (
     Claim,
     interval_name,
@@ -15,6 +12,7 @@ from reports.verdict_words import (
     is_exact,
     is_judged,
     is_registered,
+    judgement_text,
     number,
     threshold_text,
     verdict_of,
@@ -63,11 +61,10 @@ def _other_side(claim: Claim) -> str:
 
 def _parts(claim: Claim) -> str:
     """A claim of several parts shows one of them: which, and why that one."""
-    shown = claim["details"].get("weakest part")
+    shown = claim["deciding_part"]
     if shown is None or not is_judged(claim):
         return ""
-    count = sum(name.startswith("part ") for name in claim["details"])
-    return f"It has {count} parts and needs them all; shown is the one that decides: {shown}."
+    return f"It has {len(claim['parts'])} parts and needs them all; shown is the one that decides: {shown}."
 
 
 def _holm(claim: Claim) -> str:
@@ -122,11 +119,13 @@ def judged_by(claim: Claim) -> str:
 
 def facts(claim: Claim) -> dict[str, str]:
     """How the claim was judged, and against what; empty texts where there is nothing to say."""
+    clipping = claim["variants"].get(WITH_CLIPPING)
     return {
         "untrained twin": number(claim["twin_estimate"]),
         "resampled": _resampled(claim["interval"]),
         "kind": f"{claim['kind']}, version {claim['version']}",
-        "with clipping": str(claim["details"].get("with clipping", "")),
+        "linear": claim["linear"] or "",
+        WITH_CLIPPING: judgement_text(clipping) if clipping else "",
         "on": " and ".join(claim["models"]) if len(claim["models"]) > 1 else "",
     }
 
@@ -135,20 +134,22 @@ def _resampled(interval: dict[str, Any] | None) -> str:
     if not interval:
         return ""
     seed = "" if interval["seed"] is None else f", seed {interval['seed']}"
-    return f"{interval['n']:,} {interval['resampled']}, {interval['method']}{seed}"
+    look = "" if interval["looks"] == 1 else f", look {interval['look']} of {interval['looks']}"
+    return f"{interval['n']:,} {interval['resampled']}, {interval['method']}{seed}{look}"
 
 
 def against(claim: Claim) -> tuple[str, dict[str, str]]:
-    """The parts that speak most against the claim: what they are called, and their values by name."""
-    named = str(claim["details"].get("the linears named", "what speaks most against it"))
+    """The linears that are named: by what they were chosen, and their values by name."""
+    named = claim["ranking"]
     return named[:1].upper() + named[1:], {item["name"]: number(item["value"]) for item in claim["contrary"]}
 
 
 def also_read(claim: Claim) -> dict[str, str]:
-    """What else was read from the same measurement, and is shown nowhere else."""
-    shown = ("the linears named", "with clipping")
-    return {
-        "p value" if name == "p_value" else name: number(value) if isinstance(value, float) else str(value)
-        for name, value in claim["details"].items()
-        if name not in shown
+    """What else was judged or read of the same measurement, and is shown nowhere else."""
+    judged = {f"part {name}": part for name, part in claim["parts"].items()}
+    judged |= {name: variant for name, variant in claim["variants"].items() if name != WITH_CLIPPING}
+    readings = {} if claim["p_value"] is None else {"p value": claim["p_value"]}
+    readings |= claim["readings"]
+    return {name: judgement_text(one) for name, one in judged.items()} | {
+        name: number(value) if isinstance(value, float) else str(value) for name, value in readings.items()
     }
