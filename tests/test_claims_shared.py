@@ -125,7 +125,7 @@ def test_held_out_tokens_judge_every_layer_claim() -> None:
     for claim, was in before.items():
         if claim in ("payoff.honest", "constant-alpha.predictor"):
             continue  # these two are about calibration tokens
-        now = estimate(claim, measured, 3 if CATALOGUE[claim][2] else None)
+        now = estimate(claim, measured, 3 if CATALOGUE[claim].bits else None)
         if isinstance(was, dict):
             assert {n: p.value for n, p in now.items()} == {n: p.value for n, p in was.items()}
         else:
