@@ -77,6 +77,19 @@ def test_the_blocks_do_what_the_document_says(document: str, tmp_path: Path) -> 
         ("```bash\npytest claims \\\n  --model no-such-model\n```\n", "is no known model"),
         ("```diff\n--- a/README.md\n+++ b/README.md\n@@ -1 +1 @@\n-# Another\n+# x\n```\n", "patch does not apply"),
     ],
+    ids=[
+        "printed",
+        "namespace",
+        "words-between",
+        "text",
+        "toml",
+        "target",
+        "variable",
+        "module",
+        "option",
+        "model",
+        "difference",
+    ],
 )
 def test_a_mistake_is_noticed(
     text: str, message: str | None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
