@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from awq_core.judging.evidence import Verdict
+from awq_core.quantization.quantizers import DEPLOYED
 from reports.command import Parser
 from reports.evidence_file import read_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations
@@ -120,6 +121,8 @@ def _command(record: dict[str, Any]) -> str:
     options = " ".join(f"--model {name}" for name in together)
     # A control has no effort to choose.
     effort = "" if model["effort"] == "control" else f" --effort {model['effort']}"
+    size = model.get("group_size", DEPLOYED.group_size)
+    effort += "" if size == DEPLOYED.group_size else f" --group-size {size}"
     folder = "AWQ_CLAIMS_MODELS=FOLDER " if model.get("kind") == "folder" else ""
     return f"{folder}pytest claims {options}{effort} --seed {model['seed']}"
 

@@ -107,7 +107,8 @@ def _in_groups_as_theirs(measured: Measured) -> None:
 
 
 def _perplexity(strategy: str, measured: Measured) -> Found:
-    _in_groups_as_theirs(measured)
+    if strategy != "full":
+        _in_groups_as_theirs(measured)
     if not has(measured, strategy):
         raise NotApplicableError(f"the loss of {strategy} was not measured")
     return Found(float(np.exp(readings.mean_loss(measured, strategy))))
