@@ -201,7 +201,7 @@ def test_the_sentence_and_the_section_say_how_many_agree():
 MODELS = '["qwen0.5b", "synthetic-small"]'
 CONFTEST = (
     reporting_sessions.CONFTEST.replace('["synthetic-small", "synthetic-tiny"]', MODELS).replace(
-        "MEASURED = []", f"MEASURED = [synthetic_measured(name, blocks=2, twins=0) for name in {MODELS}]"
+        "MEASURED = []", f"MEASURED = [lifelike(name, blocks=2, twins=0) for name in {MODELS}]"
     )
     + """
 from claims.support.published import published_for

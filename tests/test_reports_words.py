@@ -12,8 +12,8 @@ from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
 from reports.verdict_words import catalogue_order, interval_text, is_settled, number, words
+from tests.hand_made import lifelike
 from tests.synthetic_claim import synthetic_claim, synthetic_interval
-from tests.synthetic_measured import synthetic_measured
 
 
 def report_of(claim, outcome, *, xfail=False):
@@ -175,7 +175,7 @@ def decisive(verdict, with_clipping=None):
     ],
 )
 def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
-    measured = synthetic_measured()
+    measured = lifelike()
     got = answer(measured.name, measured, [decisive(verdict)])
     assert got.sentence.endswith(last_words)
     losses = measured.losses["window_loss"].mean("window")
@@ -196,7 +196,7 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     ],
 )
 def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
-    measured = synthetic_measured()
+    measured = lifelike()
     got = answer(measured.name, measured, [decisive(Verdict.INCONCLUSIVE, verdict)])
     losses = measured.losses["window_loss"].mean("window")
     full, rtn, clipped = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-clip-4"))
@@ -210,7 +210,7 @@ def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
 
 def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
     """Whatever the windows' difficulty, and however much better the scales are elsewhere."""
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     half = loss.sizes["window"] // 2
     loss.loc[{"strategy": "awq-block-4", "window": slice(half, None)}] -= 0.01
@@ -223,7 +223,7 @@ def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
 
 
 def test_the_answer_without_a_clip_search_speaks_of_awq():
-    measured = synthetic_measured()
+    measured = lifelike()
     assert measured.losses is not None
     without = replace(measured, losses=measured.losses.drop_sel(strategy=["awq-block-clip-4"]))
     got = answer(measured.name, without, [decisive(Verdict.SUPPORTED)])
@@ -233,7 +233,7 @@ def test_the_answer_without_a_clip_search_speaks_of_awq():
 
 @pytest.mark.parametrize("losses", [True, False])
 def test_the_answer_says_that_the_weights_were_dequantized(losses):
-    measured = synthetic_measured()
+    measured = lifelike()
     if not losses:
         measured = replace(measured, losses=None)
     claims = [decisive(Verdict.SUPPORTED)]
@@ -245,7 +245,7 @@ def test_the_answer_says_that_the_weights_were_dequantized(losses):
 
 
 def test_the_answer_where_rounding_costs_next_to_nothing():
-    measured = synthetic_measured(rtn_gap=0.004)
+    measured = lifelike(rtn_gap=0.004)
     assert answer(measured.name, measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(
         "RTN costs less than 0.01 nats here: nothing worth recovering."
     )
@@ -262,7 +262,7 @@ def test_the_answer_where_rounding_costs_next_to_nothing():
     ],
 )
 def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
-    measured = synthetic_measured(rtn_gap=abs(rtn_gap))
+    measured = lifelike(rtn_gap=abs(rtn_gap))
     assert measured.losses is not None
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "rtn-4"}] = loss.sel(strategy="full") + rtn_gap
@@ -278,7 +278,7 @@ def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
 
 
 def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free():
-    measured = synthetic_measured(rtn_gap=0.004)
+    measured = lifelike(rtn_gap=0.004)
     perplexity = answer(measured.name, measured, []).full
     assert perplexity is not None
     warning = f"above the vocabulary's {int(perplexity):,} tokens is worse than guessing"
@@ -289,7 +289,7 @@ def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free()
 
 
 def test_the_answer_says_on_how_many_windows_where_not_on_all():
-    measured = synthetic_measured()
+    measured = lifelike()
     assert " windows" not in answer(measured.name, measured, []).sentence
     losses = measured.losses
     some = losses.assign(window_loss=losses["window_loss"].where(losses["window"] < 16))
@@ -299,17 +299,17 @@ def test_the_answer_says_on_how_many_windows_where_not_on_all():
 
 
 def test_the_answer_says_so_where_awq_makes_it_worse():
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="rtn-4") + 0.01
     assert "AWQ loses a further" in answer(measured.name, measured, [decisive(Verdict.REFUTED)]).sentence
 
 
 def test_the_answer_without_losses_or_verdict_says_that_too():
-    measured = synthetic_measured(with_losses=False)
+    measured = lifelike(with_losses=False)
     assert "perplexity was not measured on synthetic-small" in answer(measured.name, measured, []).sentence
     assert "perplexity was not measured" in answer("gone", None, []).sentence
-    assert answer("synthetic-small", synthetic_measured(), []).sentence.endswith("was not judged in this run.")
+    assert answer("synthetic-small", lifelike(), []).sentence.endswith("was not judged in this run.")
 
 
 def test_perplexities_have_sensible_digits():
