@@ -16,10 +16,7 @@ from awq_core.measure.layers.mechanism import FACTORS, INVERSE_ALPHAS
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
 
-ROLE_OF = {
-    "q": "attention_in",
-    "k": "attention_in",
-    "v": "attention_in",
+ROLE_OF = dict.fromkeys("qkv", "attention_in") | {
     "o": "attention_out",
     "gate": "mlp_in",
     "up": "mlp_in",
@@ -59,32 +56,13 @@ RECORDS = {
         }
     ),
     "folding": json.dumps(
-        {
-            "largest_difference": 1e-6,
-            "tolerance": 1e-3,
-            "dtype": "float32",
-            "tokens": 2048,
-            "modules_before": 72,
-            "modules_changed": 0,
-            "operations_changed": 0,
-            "parameters_changed": 0,
-            "foldable_linears": 30,
-            "linears": 35,
-        }
+        {"largest_difference": 1e-6, "tolerance": 1e-3, "dtype": "float32", "tokens": 2048}
+        | {"modules_before": 72, "modules_changed": 0, "operations_changed": 0, "parameters_changed": 0}
+        | {"foldable_linears": 30, "linears": 35}
     ),
     "calibration_sequences": json.dumps({"own": 64, "few": 8, "foreign": 64}),
 }
 """What a measurement keeps with its losses."""
-
-
-def linear_name(block: int, family: str) -> str:
-    """A linear's name in these measurements: `0.down`."""
-    return f"{block}.{family}"
-
-
-def site_name(block: int, role: str) -> str:
-    """A site's name in these measurements: `0 mlp_out`."""
-    return f"{block} {role}"
 
 
 def hand_made(
@@ -92,17 +70,20 @@ def hand_made(
     *,
     name: str = "hand-made",
     parameters: int = 1,
-    twins: tuple[Measured, ...] = (),
+    twins: int = 0,
     widths: dict[str, int] = WIDTHS,
     windows: int = WINDOWS,
 ) -> Measured:
-    """Every channel and every error alike: magnitudes, weights and errors 1, kurtosis 0, losses 2 nats."""
+    """Everything alike, in the twins too: magnitudes, weights and errors 1, kurtosis 0, losses 2 nats.
+
+    Linears are called `0.down`, sites `0 mlp_out`.
+    """
     linears = [(block, family) for block in range(blocks) for family in ROLE_OF]
     labels = {
-        "linear": [linear_name(*entry) for entry in linears],
+        "linear": [f"{block}.{family}" for block, family in linears],
         "linear_block": ("linear", [block for block, _ in linears]),
         "linear_family": ("linear", [family for _, family in linears]),
-        "linear_site": ("linear", [site_name(block, ROLE_OF[family]) for block, family in linears]),
+        "linear_site": ("linear", [f"{block} {ROLE_OF[family]}" for block, family in linears]),
         "in_features": ("linear", [widths[ROLE_OF[family]] for _, family in linears]),
         "out_features": ("linear", [64 for _ in linears]),
         "group": np.arange(GROUPS),
@@ -116,20 +97,11 @@ def hand_made(
         _errors(labels),
         _losses(windows),
         {split: np.arange(12).reshape(3, 4) + 100 * index for index, split in enumerate(SPLITS)},
-        {
-            "model_id": f"invented/{name}",
-            "revision": "0123abc",
-            "dtype": "float32",
-            "device": "cpu",
-            "effort": "quick",
-            "seed": 0,
-            "tokens": {"calibration": "aa11", "heldout": "bb22"},
-            "calibration_hash": "aa",
-            "heldout_hash": "bb",
-            "seconds": 1.5,
-        },
+        {"model_id": f"invented/{name}", "revision": "0123abc", "dtype": "float32", "device": "cpu", "effort": "quick"}
+        | {"seed": 0, "tokens": {"calibration": "aa11", "heldout": "bb22"}, "seconds": 1.5}
+        | {"calibration_hash": "aa", "heldout_hash": "bb"},
         _traffic(channels),
-        twins,
+        tuple(hand_made(blocks, name=f"twin {index}", widths=widths) for index in range(twins)),
     )
 
 
@@ -163,7 +135,7 @@ def lifelike(
         for i in range(twins)
     )
     widths = dict.fromkeys(ROLES, width) | {"mlp_out": 2 * width}
-    made = hand_made(blocks, name=name, parameters=12 * blocks * width**2, twins=untrained, widths=widths, windows=24)
+    made = hand_made(blocks, name=name, parameters=12 * blocks * width**2, widths=widths, windows=24)
     rng = np.random.default_rng(seed)
     assert made.losses is not None
     _draw_channels(rng, made.channels, learned)
@@ -182,6 +154,7 @@ def lifelike(
         losses=made.losses if with_losses else None,
         provenance=made.provenance | {"seed": seed},
         traffic=_traffic(channels) if learned else None,
+        twins=untrained,
     )
 
 
@@ -189,7 +162,7 @@ def set_channel(
     measured: Measured, variable: str, block: int, role: str, channel: int, value: float, **at: str
 ) -> None:
     """Set one channel of one site, in both splits unless `split` says which."""
-    place = dict(site=site_name(block, role), channel=channel, **at)
+    place = dict(site=f"{block} {role}", channel=channel, **at)
     measured.channels[variable].loc[place] = value
 
 
@@ -263,7 +236,7 @@ def _channels(blocks: int, widths: dict[str, int], labels: dict[str, Any]) -> xr
     data["enrichment_without_group"] = (("linear", "group"), np.ones((len(labels["linear"]), GROUPS)))
     coordinates = {
         "split": list(SPLITS),
-        "site": [site_name(*entry) for entry in sites],
+        "site": [f"{block} {role}" for block, role in sites],
         "site_block": ("site", [block for block, _ in sites]),
         "site_role": ("site", [role for _, role in sites]),
         "site_width": ("site", site_widths),

@@ -22,8 +22,8 @@ from reports.html.report import Report
 from reports.html.run import Phase, Repeat, quoted
 from reports.nightly.night import Entry, index_page
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
-from tests.reporting_sessions import rows
 from tests.hand_made import lifelike
+from tests.reporting_sessions import rows
 from tests.synthetic_claim import synthetic_claim, synthetic_interval
 
 TEMPLATES = Path(reports.__file__).parent / "html" / "templates"
