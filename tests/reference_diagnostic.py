@@ -29,6 +29,17 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 TIE = 1e-6
 
 
+def linears_of(model: Any) -> dict[str, nn.Linear]:
+    """Every linear but the output head, by its name."""
+    head = model.get_output_embeddings()
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+
+
+def weights_of(model: Any) -> dict[str, np.ndarray]:
+    """Their weights, `(out, in)` each."""
+    return {name: module.weight.detach().numpy() for name, module in linears_of(model).items()}
+
+
 def captured_inputs(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Every linear's input on all tokens, `[tokens, in_features]`, by the linear's name (the output head left out)."""
     kept: dict[str, list[np.ndarray]] = {}
@@ -39,11 +50,7 @@ def captured_inputs(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
 
         return hook
 
-    handles = [
-        module.register_forward_pre_hook(keep(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
-    ]
+    handles = [module.register_forward_pre_hook(keep(name)) for name, module in linears_of(model).items()]
     try:
         with torch.no_grad():
             for row in ids:
@@ -122,9 +129,7 @@ def reference_layers(
         calibration: token ids `[sequences, length]`: they choose exponents.
         heldout: token ids that judge; None to leave the held-out fields out.
     """
-    weights = {
-        name: module.weight.detach().numpy() for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    }
+    weights = weights_of(model)
     inputs = captured_inputs(model, calibration)
     judged = {} if heldout is None else captured_inputs(model, heldout)
     layers = {}

@@ -1,4 +1,8 @@
-"""GPTQ written again without Cholesky factors: every column's cost is made up for by an inverse taken afresh."""
+"""GPTQ and the clip search written again from their descriptions, with loops instead of their shortcuts.
+
+GPTQ takes no Cholesky factors: every column's cost is made up for by an inverse taken afresh. The clip search replays
+every token, one row, group and shrink at a time.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +40,25 @@ def gptq(weight: np.ndarray, moment: np.ndarray, bits: int, group_size: int, ord
             error = (w[column] - result[row, column]) / inverses[i][0, 0]
             w[order[i:]] -= error * inverses[i][0]
     return result
+
+
+def rounded(weights: np.ndarray, bits: int) -> np.ndarray:
+    """One group of one row, rounded to nearest."""
+    step, zero = step_and_zero(weights, bits)
+    return (np.clip(np.round(weights / step) + zero, 0, 2**bits - 1) - zero) * step
+
+
+def clip_limits(weight: np.ndarray, x: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    """`(out, groups)` limits: the least squared error of the group's part of the output, `x_g (w - w^)`."""
+    limits = np.zeros((len(weight), weight.shape[1] // group_size))
+    for row in range(len(weight)):
+        for group in range(limits.shape[1]):
+            part = slice(group * group_size, (group + 1) * group_size)
+            w, inputs = weight[row, part], x[:, part]
+            least = np.inf
+            for i in range(10):
+                limit = np.abs(w).max() * (1 - i / 20)
+                error = float(((inputs @ (w - rounded(np.clip(w, -limit, limit), bits))) ** 2).sum())
+                if error < least:
+                    least, limits[row, group] = error, limit
+    return limits

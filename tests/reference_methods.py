@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tests import reference_block_search as search
-from tests import reference_clipping, reference_gptq
 from tests import reference_diagnostic as layers
+from tests import reference_gptq
 
 Weights = dict[str, np.ndarray]
 """`(out, in)` by linear."""
@@ -47,7 +47,7 @@ class ReferenceMethods:
         self.model = model
         self.texts = texts
         self.seed = seed
-        self.weights: Weights = {name: module.weight.detach().numpy() for name, module in linears_of(model).items()}
+        self.weights: Weights = layers.weights_of(model)
         self._inputs = {text: layers.captured_inputs(model, ids) for text, ids in texts.items()}
         self._curves: dict[tuple[str, int], list[float]] = {}
         self.magnitudes = {name: np.abs(x).mean(axis=0) for name, x in self._inputs[""].items()}
@@ -164,7 +164,7 @@ class ReferenceMethods:
             folded = weight * columns / rows[:, None]
             if clipped and not path.endswith(("q_proj", "k_proj")):
                 size = layers.group_size(weight.shape[1])
-                limits = reference_clipping.search(folded, self._inputs[text][name] / columns, bits, size)
+                limits = reference_gptq.clip_limits(folded, self._inputs[text][name] / columns, bits, size)
                 limits = np.repeat(limits, size, axis=1)
                 folded = np.clip(folded, -limits, limits)
             found[name] = layers.quantized(folded, "asym-g128", bits) / columns * rows[:, None]
@@ -206,12 +206,6 @@ class ReferenceMethods:
 def gptq(weight: np.ndarray, x: np.ndarray, bits: int, ordered: bool) -> np.ndarray:
     """From a linear's inputs `(tokens, in)`."""
     return reference_gptq.gptq(weight, x.T @ x, bits, layers.group_size(weight.shape[1]), ordered)
-
-
-def linears_of(model: Any) -> dict[str, torch.nn.Linear]:
-    """Every linear but the output head."""
-    head = model.get_output_embeddings()
-    return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
 
 
 def put(model: Any, weights: Weights) -> None:

@@ -12,13 +12,13 @@ import pytest
 # pytester forgets the modules that a session inside it imported first, and numpy refuses to be loaded twice:
 # what those sessions need is imported here, before the first of them.
 import reports.plugin  # noqa: F401
-import tests.synthetic_measured  # noqa: F401
+import tests.hand_made  # noqa: F401
 from reports.evidence_file import read_evidence
 
 CONFTEST = """
 import pytest
 from tests.synthetic_claim import synthetic_claim
-from tests.synthetic_measured import synthetic_measured
+from tests.hand_made import lifelike
 
 pytest_plugins = ["reports.plugin"]
 MEASURED = []
@@ -42,7 +42,7 @@ def judge(request, record_property):
     return record
 """
 IMPORTS = "import pytest\nfrom awq_core.judging.evidence import Verdict\n"
-MEASURING = CONFTEST.replace("MEASURED = []", "MEASURED = [synthetic_measured(blocks=2, twins=0)]")
+MEASURING = CONFTEST.replace("MEASURED = []", "MEASURED = [lifelike(blocks=2, twins=0)]")
 
 
 class Session:

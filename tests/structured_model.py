@@ -1,19 +1,32 @@
-"""A small random float64 model in which scales have something to protect, and its layers as the suite measures them."""
+"""A small random float64 model in which scales have something to protect, and the embedded models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+import awq_core.measure.fold_check
 from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.architectures.model import architecture_of
+from awq_core.architectures.model import Architecture, applicable_folds, architecture_of
 from awq_core.measure.layers.instrument import LayerSettings, measure_layers
+from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.block_rounding import LayerFindings
 from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.scale_search import Formula, FoundScale, search_group
 from awq_core.measured import JUDGED_BITS, Measured
+from awq_core.quantization.quantizers import DEPLOYED
+from fixtures.models.loading import load_model, load_tokenizer
+from fixtures.models.resolve import resolve
+from fixtures.texts.choose import choose_texts
+from fixtures.texts.effort import EFFORTS
+from fixtures.texts.tokens import TextSelection, select_tokens
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 100,
@@ -81,10 +94,66 @@ def method_pass(model: Any, layers: LayerFindings, **options: Any) -> MethodPass
     return MethodPass(Blocks(model, LLAMA), texts(), layers, **settings)
 
 
-def weights_of(model: Any) -> dict[str, np.ndarray]:
-    """Every linear's weight `(out, in)` by its name (the output head left out)."""
-    return {
-        name: module.weight.detach().numpy()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
-    }
+def searched(
+    model: Any,
+    architecture: Architecture,
+    ids: np.ndarray,
+    bits: int,
+    formula: Formula = "official",
+    *,
+    arithmetic: torch.dtype = torch.float64,
+    grouped: bool = False,
+    exhaustive: bool = True,
+) -> list[FoundScale]:
+    """What the search for scales finds for every group of every block."""
+    stream = BlockStream(model, architecture, {"": ids}, groups=1)
+    found = []
+    for block in range(stream.blocks):
+        stream.begin(block)
+        inputs = BlockInputs(stream, block, "", arithmetic)
+        for fold in applicable_folds(model, architecture, block, grouped=grouped):
+            found.append(
+                search_group(model, architecture, block, fold, DEPLOYED, bits, inputs, formula, exhaustive=exhaustive)
+            )
+        stream.advance(block)
+    return found
+
+
+def while_folded(monkeypatch: pytest.MonkeyPatch, add: Callable[[Any], Callable[[], Any]]) -> None:
+    """Let something be added to the first MLP for as long as the model is folded; `add` gives what takes it away."""
+    real = awq_core.measure.fold_check.exchanged
+
+    @contextmanager
+    def more(model: Any, parameters: Any) -> Iterator[None]:
+        with real(model, parameters):
+            remove = add(model.model.layers[0].mlp)
+            yield
+            remove()
+
+    monkeypatch.setattr(awq_core.measure.fold_check, "exchanged", more)
+
+
+def a_module(mlp: nn.Module) -> Callable[[], Any]:
+    """A module to be added."""
+    mlp.add_module("scale", nn.Identity())
+    return lambda: delattr(mlp, "scale")
+
+
+def a_parameter(mlp: nn.Module) -> Callable[[], Any]:
+    """A parameter to be added."""
+    mlp.register_parameter("scale", nn.Parameter(torch.ones(3)))
+    return lambda: delattr(mlp, "scale")
+
+
+def an_operation(mlp: nn.Module) -> Callable[[], Any]:
+    """An operation to be added."""
+    return mlp.register_forward_hook(lambda module, args, output: output * 1.0).remove
+
+
+def embedded(name: str) -> tuple[Any, TextSelection]:
+    """An embedded model in single precision, and its tokens of the suite's default texts."""
+    source = resolve(name, None)
+    model = load_model(source, "cpu", torch.float32)
+    texts = choose_texts(source, None, None, None)
+    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    return model, select_tokens(load_tokenizer(source), texts, EFFORTS["quick"], context, vocabulary)

@@ -18,9 +18,8 @@ from awq_core.architectures.model import (
     shared_magnitude,
     weight_of,
 )
-from tests.tiny_architectures import CASES, Case, logits, relative_change, tiny
+from tests.tiny_architectures import CASES, Case, every_case, logits, relative_change, tiny
 
-every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
 grouped_cases = pytest.mark.parametrize(
     "shape", [shape for shape in CASES if shape.grouped], ids=[shape.name for shape in CASES if shape.grouped]
 )

@@ -14,11 +14,8 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from awq_core.architectures.block_stream import Blocks, BlockStream
-from awq_core.architectures.model import applicable_folds
-from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.scale_search import FoundScale, search_group
-from awq_core.quantization.quantizers import DEPLOYED
+from awq_core.architectures.block_stream import Blocks
+from awq_core.measure.methods.scale_search import search_group
 from benchmarks import __main__ as command
 from benchmarks import changes, official_search
 from benchmarks.clock import Clock
@@ -32,7 +29,7 @@ from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.effort import EFFORTS, Effort
 from tests import reference_block_search
-from tests.structured_model import LLAMA, structured_model, tokens
+from tests.structured_model import LLAMA, searched, structured_model, tokens
 
 SCHEMA = json.loads((Path(command.__file__).parent / "schema.json").read_text(encoding="utf-8"))
 WALL = Clock("wall", torch.device("cpu"))
@@ -92,21 +89,6 @@ def test_a_configuration_without_weights(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["tie_word_embeddings"]) == (3584, False)
 
 
-def exhaustive(model: Any, ids: np.ndarray, bits: int) -> dict[tuple[int, str], FoundScale]:
-    """The suite's own search with everything tried."""
-    blocks, found = Blocks(model, LLAMA), {}
-    stream = BlockStream(blocks, LLAMA, {"": ids}, groups=1)
-    for block in range(len(blocks)):
-        stream.begin(block)
-        inputs = BlockInputs(stream, block, "", torch.float64)
-        for fold in applicable_folds(model, LLAMA, block):
-            found[block, fold.inspected] = search_group(
-                model, LLAMA, block, fold, DEPLOYED, bits, inputs, exhaustive=True
-            )
-        stream.advance(block)
-    return found
-
-
 def official(model: Any, ids: np.ndarray, bits: int) -> dict[tuple[int, str], official_search.Searched]:
     replay, found = official_search.Replay(model, ids), {}
     for index, block in enumerate(model.model.layers):
@@ -120,7 +102,7 @@ def test_the_replayed_official_search_is_the_reference_and_the_suite_s(kind: str
     model, ids = structured_model(key_value_heads, kind), tokens(6)
     before = {name: parameter.clone() for name, parameter in model.state_dict().items()}
     expected = reference_block_search.search(model, torch.from_numpy(ids), 3)
-    found, suite = official(model, ids, 3), exhaustive(model, ids, 3)
+    found, suite = official(model, ids, 3), {(s.block, s.fold.inspected): s for s in searched(model, LLAMA, ids, 3)}
     assert list(found) == list(expected) == list(suite)
     for key, entry in found.items():
         losses = {alpha: loss for alpha, (loss, _) in expected[key].items()}

@@ -17,9 +17,8 @@ from awq_core.architectures.model import architecture_of, separate_experts
 from fixtures.models.block_files import load_blocks, untrained_blocks
 from fixtures.models.loading import untrained_twin
 from fixtures.models.resolve import ModelSource
-from tests.tiny_architectures import CASES, Case, case, tiny, token_ids
+from tests.tiny_architectures import Case, case, every_case, tiny, token_ids
 
-every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
 READ_AT_ONCE = ("gpt_neox", "mixtral", "qwen2_moe")
 """Model types whose files name their tensors otherwise than the model does."""
 

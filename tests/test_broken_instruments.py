@@ -5,18 +5,16 @@ A small model is measured by the suite's own instruments, whole and with one thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import awq_core.measure.fold_check
 import awq_core.quantization.quantizers
 import awq_core.quantization.scales
 from awq_core.judging.evidence import Evidence, Verdict
@@ -28,7 +26,16 @@ from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
 from claims.support.judge import judge
 from fixtures.measuring.losses_by_look import losses_dataset
-from tests.structured_model import measured_layers, method_pass, structured_model, tokens
+from tests.structured_model import (
+    a_module,
+    a_parameter,
+    an_operation,
+    measured_layers,
+    method_pass,
+    structured_model,
+    tokens,
+    while_folded,
+)
 
 CLAIMS = {claim.id: claim for claim in whole_catalogue().values() if claim.kind == "mechanical"}
 
@@ -63,24 +70,18 @@ def breaks(claim: str, words: str) -> Callable[[Break], Break]:
     return add
 
 
-def in_claim(monkeypatch: pytest.MonkeyPatch, claim: str, name: str, value: Any) -> None:
-    """Exchange what a claim's own file imports."""
-    monkeypatch.setitem(CLAIMS[claim].estimate.__globals__, name, value)
+def exchanged(target: str, value: Any) -> Break:
+    """Exchanges one thing."""
+    return lambda monkeypatch: monkeypatch.setattr(target, value)
 
 
-@breaks("mechanism.equivalence", "a norm before scaled linears is not divided")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.architectures.folding._divide_norm", lambda *_: None)
-
-
-@breaks("mechanism.equivalence", "a linear before scaled linears is not divided")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.architectures.folding._divide_linear", lambda *_: None)
-
-
-@breaks("mechanism.equivalence", "the bias of a linear before scaled linears is not divided")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("awq_core.architectures.folding._divide_bias", lambda *_: None)
+FOLDING, LAYERS = "awq_core.architectures.folding", "awq_core.measure.layers"
+for words, name in (
+    ("a norm before scaled linears is not divided", "_divide_norm"),
+    ("a linear before scaled linears is not divided", "_divide_linear"),
+    ("the bias of a linear before scaled linears is not divided", "_divide_bias"),
+):
+    breaks("mechanism.equivalence", words)(exchanged(f"{FOLDING}.{name}", lambda *_: None))
 
 
 @breaks("mechanism.equivalence", "columns are divided by their scale, as the operation before them is")
@@ -88,33 +89,20 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     def divide(parameters: dict[str, Tensor], name: str, scale: Tensor) -> None:
         parameters[name] = parameters[name] / scale.to(parameters[name])
 
-    monkeypatch.setattr("awq_core.architectures.folding._multiply_columns", divide)
+    monkeypatch.setattr(f"{FOLDING}._multiply_columns", divide)
 
 
-LAYERS = "awq_core.measure.layers"
+REAL_SCALES = awq_core.quantization.scales.linear_scales
+for words, scales in (
+    ("scales and their inverse are exchanged", lambda size, alphas: REAL_SCALES(size, -alphas)),
+    ("small channels are taken for the large ones", lambda size, alphas: REAL_SCALES(1 / size, alphas)),
+    ("no scale is applied at all", lambda size, alphas: size.new_ones(len(alphas), len(size))),
+):
 
-
-@breaks("mechanism.direction", "scales and their inverse are exchanged")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.quantization.scales.linear_scales
-    for module in ("errors", "mechanism"):
-        monkeypatch.setattr(f"{LAYERS}.{module}.linear_scales", lambda size, alphas: real(size, -alphas))
-
-
-@breaks("mechanism.direction", "small channels are taken for the large ones")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = awq_core.quantization.scales.linear_scales
-    for module in ("errors", "mechanism"):
-        monkeypatch.setattr(f"{LAYERS}.{module}.linear_scales", lambda size, alphas: real(1 / size, alphas))
-
-
-@breaks("mechanism.direction", "no scale is applied at all")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("errors", "mechanism"):
-        monkeypatch.setattr(
-            f"{LAYERS}.{module}.linear_scales",
-            lambda size, alphas: size.new_ones(len(alphas), len(size)),
-        )
+    @breaks("mechanism.direction", words)
+    def _(monkeypatch: pytest.MonkeyPatch, scales: Callable[[Tensor, Tensor], Tensor] = scales) -> None:
+        for module in ("errors", "mechanism"):
+            monkeypatch.setattr(f"{LAYERS}.{module}.linear_scales", scales)
 
 
 @breaks("mechanism.step-stays", "steps follow the group's mean size and not its range")
@@ -123,7 +111,7 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
         size = groups.square().mean(dim=-1).sqrt()
         return size, torch.zeros_like(size)
 
-    monkeypatch.setattr("awq_core.measure.layers.mechanism.steps_and_zero_points", steps)
+    monkeypatch.setattr(f"{LAYERS}.mechanism.steps_and_zero_points", steps)
 
 
 @breaks("mechanism.step-stays", "steps are taken over the whole tensor")
@@ -134,19 +122,15 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
         step, zero = real(groups.flatten(), bits)
         return step.expand(groups.shape[:-1]), zero.expand(groups.shape[:-1])
 
-    monkeypatch.setattr("awq_core.measure.layers.mechanism.steps_and_zero_points", steps)
+    monkeypatch.setattr(f"{LAYERS}.mechanism.steps_and_zero_points", steps)
 
 
-@breaks("mechanism.step-stays", "half of the channels are taken for salient")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "awq_core.measure.layers.mechanism.salient_channels", lambda values: np.argsort(-values)[: len(values) // 2]
-    )
-
-
-@breaks("mechanism.uniform-is-nothing", "the floor under a group's range is as large as the weights")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(awq_core.quantization.quantizers, "SMALLEST_RANGE", 1.0)
+breaks("mechanism.step-stays", "half of the channels are taken for salient")(
+    exchanged(f"{LAYERS}.mechanism.salient_channels", lambda values: np.argsort(-values)[: len(values) // 2])
+)
+breaks("mechanism.uniform-is-nothing", "the floor under a group's range is as large as the weights")(
+    exchanged("awq_core.quantization.quantizers.SMALLEST_RANGE", 1.0)
+)
 
 
 @breaks("mechanism.uniform-is-nothing", "the scale is not divided out of one weight of all")
@@ -162,84 +146,40 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(place)
         return quantized
 
-    monkeypatch.setattr("awq_core.measure.layers.mechanism.scaled_round_to_nearest", forgets)
+    monkeypatch.setattr(f"{LAYERS}.mechanism.scaled_round_to_nearest", forgets)
 
 
-def while_folded(
-    monkeypatch: pytest.MonkeyPatch,
-    add: Callable[[nn.Module], None],
-    name: str,
-    undo: Callable[[Any], None] = lambda mlp: None,
-) -> None:
-    """Something is added to the first MLP for as long as the model is folded."""
-    real = awq_core.measure.fold_check.exchanged
-
-    @contextmanager
-    def more(model: Any, parameters: Any) -> Iterator[None]:
-        mlp = model.model.layers[0].mlp
-        with real(model, parameters):
-            add(mlp)
-            yield
-            undo(mlp)
-            delattr(mlp, name)
-
-    monkeypatch.setattr(awq_core.measure.fold_check, "exchanged", more)
+for words, add in (
+    ("folding adds a module", a_module),
+    ("folding adds a parameter", a_parameter),
+    ("folding adds an operation", an_operation),
+):
+    breaks("mechanism.no-overhead", words)(partial(while_folded, add=add))
 
 
-@breaks("mechanism.no-overhead", "folding adds a module")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    while_folded(monkeypatch, lambda mlp: mlp.add_module("scale", nn.Identity()), "scale")
-
-
-@breaks("mechanism.no-overhead", "folding adds a parameter")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    while_folded(monkeypatch, lambda mlp: mlp.register_parameter("scale", nn.Parameter(torch.ones(64))), "scale")
-
-
-@breaks("mechanism.no-overhead", "folding adds an operation")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    def adds(mlp: nn.Module) -> None:
-        mlp.scale = mlp.register_forward_hook(lambda module, args, output: output * 1.0)  # type: ignore[assignment]
-
-    while_folded(monkeypatch, adds, "scale", lambda mlp: mlp.scale.remove())
-
-
-EXAMPLES = "claims.support.worked_examples"
-
-
-@breaks("mechanism.traffic-arithmetic", "importance is the weight alone")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: weight)
-
-
-@breaks("mechanism.traffic-arithmetic", "importance is the activation alone")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: magnitude)
-
-
-@breaks("mechanism.traffic-arithmetic", "importance is a sum")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{EXAMPLES}.importance", lambda weight, magnitude: weight + magnitude)
-
-
-@breaks("mechanism.traffic-arithmetic", "the least important channel is protected")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{EXAMPLES}.salient_channels", lambda values: np.argsort(values)[:1])
+for words, name, value in (
+    ("importance is the weight alone", "importance", lambda weight, magnitude: weight),
+    ("importance is the activation alone", "importance", lambda weight, magnitude: magnitude),
+    ("importance is a sum", "importance", lambda weight, magnitude: weight + magnitude),
+    ("the least important channel is protected", "salient_channels", lambda values: np.argsort(values)[:1]),
+):
+    breaks("mechanism.traffic-arithmetic", words)(exchanged(f"claims.support.worked_examples.{name}", value))
 
 
 def with_bits(change: Callable[[int], int]) -> Break:
     real = awq_core.quantization.scales.round_to_nearest
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            "awq_core.quantization.scales.round_to_nearest", lambda weight, name, bits: real(weight, name, change(bits))
-        )
-
-    return patch
+    return exchanged(
+        "awq_core.quantization.scales.round_to_nearest", lambda weight, name, bits: real(weight, name, change(bits))
+    )
 
 
 breaks("bits.four-per-bit", "bits beyond 4 are ignored")(with_bits(lambda bits: min(bits, 4)))
 breaks("bits.four-per-bit", "every bit is spent twice")(with_bits(lambda bits: 2 * bits))
+
+
+breaks("bits.four-times-smaller", "every eight weights have a step of their own")(
+    exchanged("awq_core.quantization.quantizers.AsymmetricGroups.group_size_for", lambda self, width: 8)
+)
 
 
 @breaks("bits.four-times-smaller", "codes are stored in a byte each")
@@ -248,11 +188,6 @@ def _(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         AsymmetricGroups, "stored_bytes", lambda self, *shape_and_bits: real(self, *shape_and_bits[:2], 8)
     )
-
-
-@breaks("bits.four-times-smaller", "every eight weights have a step of their own")
-def _(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AsymmetricGroups, "group_size_for", lambda self, width: 8)
 
 
 def measure(level: str) -> Measured:

@@ -55,11 +55,6 @@ def measure():
 
 
 @pytest.fixture
-def lines():
-    return []
-
-
-@pytest.fixture
 def cache(tmp_path, lines):
     return MeasurementCache(tmp_path / "cache", report=lines.append)
 
@@ -103,58 +98,49 @@ INSTRUMENTS = [path.relative_to(ROOT).as_posix() for path in instruments()]
 
 
 @pytest.fixture
-def version_taken_anew():
-    """Let the version, which a process takes once, be taken again by the tests that follow."""
-    yield
+def copies(tmp_path, monkeypatch):
+    """A folder with copies of the code, which a test may change: the version, which a process takes once, is theirs."""
+    before = instrument_version()
+    for package in ("awq_core", "fixtures"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
+    monkeypatch.setattr(fixtures.cache.store.awq_core, "__file__", str(tmp_path / "awq_core" / "__init__.py"))
+    monkeypatch.setattr(fixtures.cache.store, "__file__", str(tmp_path / "fixtures" / "cache" / "store.py"))
+    assert version_taken_anew() == before
+    yield tmp_path
     instrument_version.cache_clear()
 
 
-@pytest.mark.usefixtures("version_taken_anew")
+def version_taken_anew() -> str:
+    instrument_version.cache_clear()
+    return instrument_version()
+
+
 @pytest.mark.parametrize("name", INSTRUMENTS)
-def test_a_changed_instrument_changes_every_key(name, tmp_path, monkeypatch):
+def test_a_changed_instrument_changes_every_key(name, copies):
     before, key = instrument_version(), key_of(stage="layers")
-    copies_of_the_code(tmp_path, monkeypatch)
-    assert instrument_version() == before
-    with (tmp_path / name).open("a") as source:
+    with (copies / name).open("a") as source:
         source.write("CHANGED = True\n")
     assert key_of(stage="layers") == key  # this process has loaded the code as it was
-    instrument_version.cache_clear()
-    assert instrument_version() != before
+    assert version_taken_anew() != before
     assert key_of(stage="layers") != key
 
 
-def copies_of_the_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the version be taken of copies, which a test may change."""
-    for package in ("awq_core", "fixtures"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("embedded", "*.pyc"))
-    monkeypatch.setattr(fixtures.cache.store.awq_core, "__file__", str(folder / "awq_core" / "__init__.py"))
-    monkeypatch.setattr(fixtures.cache.store, "__file__", str(folder / "fixtures" / "cache" / "store.py"))
-    instrument_version.cache_clear()
-
-
-@pytest.mark.usefixtures("version_taken_anew")
-def test_what_judges_measurements_leaves_them_valid(tmp_path, monkeypatch):
+def test_what_judges_measurements_leaves_them_valid(copies):
     before = instrument_version()
-    copies_of_the_code(tmp_path, monkeypatch)
-    places = [tmp_path / place for place in READERS]
+    places = [copies / place for place in READERS]
     readers = [path for place in places for path in (place.glob("*.py") if place.is_dir() else [place])]
     assert {"verdicts.py", "metrics.py", "intervals.py", "quantized_model.py"} <= {path.name for path in readers}
     for path in readers:
         path.write_text(f"{path.read_text()}\nCHANGED = True\n")
-    instrument_version.cache_clear()
-    assert instrument_version() == before
+    assert version_taken_anew() == before
 
 
-@pytest.mark.usefixtures("version_taken_anew")
-def test_prose_and_layout_leave_measurements_valid(tmp_path, monkeypatch):
+def test_prose_and_layout_leave_measurements_valid(copies):
     before = instrument_version()
-    copies_of_the_code(tmp_path, monkeypatch)
     for name in INSTRUMENTS:
-        source = (tmp_path / name).read_text()
-        reworded = source.replace('"""', '"""Reworded. ', 1)
-        (tmp_path / name).write_text(f"{reworded}\n\n# a comment\n'a string that says something'\n")
-    instrument_version.cache_clear()
-    assert instrument_version() == before
+        reworded = (copies / name).read_text().replace('"""', '"""Reworded. ', 1)
+        (copies / name).write_text(f"{reworded}\n\n# a comment\n'a string that says something'\n")
+    assert version_taken_anew() == before
 
 
 def test_no_instrument_imports_what_only_judges():
@@ -168,38 +154,33 @@ def test_no_instrument_imports_what_only_judges():
         assert not re.search(r"import .*\bjudging\b|from awq_core\.(judging|quantized_model)", source), name
 
 
-def flip_a_byte(folder: Path) -> None:
-    data = bytearray((folder / "errors.nc").read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    (folder / "errors.nc").write_bytes(data)
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
-def truncate(folder: Path) -> None:
-    data = (folder / "channels.nc").read_bytes()
-    (folder / "channels.nc").write_bytes(data[: len(data) // 2])
-
-
-def truncate_the_checksums(folder: Path) -> None:
-    (folder / "checksums.json").write_text((folder / "checksums.json").read_text()[:20])
+def halved(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        flip_a_byte,
-        truncate,
-        truncate_the_checksums,
-        lambda folder: (folder / "errors.nc").unlink(),
-        lambda folder: (folder / "errors.nc").write_bytes(b""),
-        lambda folder: (folder / "checksums.json").write_text("{}"),
-        lambda folder: (folder / "checksums.json").write_text("[]"),
-        lambda folder: (folder / "checksums.json").write_bytes(b"\xff\xfe\x00"),
+        ("errors.nc", flipped),
+        ("channels.nc", halved),
+        ("checksums.json", lambda data: data[:20]),
+        ("errors.nc", None),
+        ("errors.nc", lambda data: b""),
+        ("checksums.json", lambda data: b"{}"),
+        ("checksums.json", lambda data: b"[]"),
+        ("checksums.json", lambda data: b"\xff\xfe\x00"),
     ],
     ids=["byte", "truncated", "checksums cut", "missing", "empty", "no checksum", "no table", "no text"],
 )
-def test_a_damaged_entry_is_reported_and_measured_again(damage, cache, measure, lines):
+def test_a_damaged_entry_is_reported_and_measured_again(name, damage, cache, measure, lines):
     cache.datasets(KEY, NAMES, measure)
-    damage(entry(cache))
+    path = entry(cache) / name
+    path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
     read = cache.datasets(KEY, NAMES, measure)
     assert measure.calls == 2
     xr.testing.assert_identical(read[0], datasets()[0])
@@ -354,7 +335,8 @@ def test_what_is_known_is_read_and_nothing_is_measured(cache, measure, lines):
     assert refresh.known(KEY, NAMES) is None
     refresh.datasets(KEY, NAMES, measure)
     assert refresh.known(KEY, NAMES) is not None  # its own
-    truncate(entry(cache))
+    path = entry(cache) / "channels.nc"
+    path.write_bytes(halved(path.read_bytes()))
     assert cache.known(KEY, NAMES) is None
     assert cache.known(KEY, NAMES) is None
     assert len(lines) == 1  # said once

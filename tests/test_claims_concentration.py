@@ -12,14 +12,7 @@ from awq_core.judging.evidence import Verdict
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.judge import judge
 from tests.estimating import estimate, set_channel_everywhere, verdict
-from tests.hand_made import (
-    ROLES,
-    hand_made,
-    linear_name,
-    set_channel,
-    set_site,
-    site_name,
-)
+from tests.hand_made import ROLES, hand_made, set_channel, set_site
 
 # concentration
 
@@ -30,7 +23,7 @@ def test_some_layer_is_picked_on_calibration_and_judged_on_held_out_tokens() -> 
     set_channel(measured, "magnitude", 2, "attention_out", 5, 20.0, split="heldout")
     set_channel(measured, "magnitude", 0, "mlp_in", 5, 60.0, split="heldout")  # larger, but not on calibration tokens
     without = 64 * 20 / 83 * np.exp(np.linspace(-0.1, 0.1, 16))
-    measured.channels["enrichment_without_group"].loc[{"linear": linear_name(2, "o")}] = without
+    measured.channels["enrichment_without_group"].loc[{"linear": "2.o"}] = without
     got = estimate("concentration.some-layer", measured)
     assert got.value == pytest.approx(64 * 20 / 83)
     half = stats.t.ppf(0.975, 15) * math.sqrt(15 / 16 * ((np.log(without) - np.log(without).mean()) ** 2).sum())
@@ -69,7 +62,7 @@ def test_hockey_stick_is_the_top_s_mean_over_the_median() -> None:
 def test_importance_is_weight_size_times_magnitude() -> None:
     measured = hand_made()
     set_channel_everywhere(measured, "attention_in", {1: 4.0})
-    measured.channels["weight_size"].loc[{"channel": 1, "linear": linear_name(0, "q")}] = 0.5
+    measured.channels["weight_size"].loc[{"channel": 1, "linear": "0.q"}] = 0.5
     got = REGISTRY["localization.importance"].estimate(measured, Setting())
     enrichments = np.log([64 * 4 / 67, 64 * 2 / 65])
     # 20 linears outside o and down: 12 read attention_in; one of them at half the weight
@@ -116,7 +109,7 @@ def test_heavy_tailed_is_picked_on_calibration_and_judged_on_held_out_tokens() -
     set_site(measured, "excess_kurtosis", "mlp_out", [1.0, 8.0, 2.0, 3.0], split="calibration")
     set_site(measured, "excess_kurtosis", "mlp_out", [20.0, 6.0, 2.0, 3.0], split="heldout")
     without = 6.0 + np.linspace(-0.2, 0.2, 16)
-    measured.channels["kurtosis_without_group"].loc[{"site": site_name(1, "mlp_out")}] = without
+    measured.channels["kurtosis_without_group"].loc[{"site": "1 mlp_out"}] = without
     got = estimate("outliers.heavy-tailed", measured)
     assert got.value == pytest.approx(6.0)
     assert got.linear == "1.down"
@@ -137,15 +130,13 @@ def test_beyond_six_sigma_averages_the_share_at_o_and_down() -> None:
 
 def test_the_auc_compares_salient_channels_with_the_others() -> None:
     measured = hand_made(widths=dict.fromkeys(ROLES, 64))
+    measured.channels["excess_kurtosis"][:] = np.arange(64.0)
+    # Salient: channel 40, above 40 of the 63 others. At mlp_out by its weights: channel 63, above all.
+    measured.channels["magnitude"].loc[{"channel": 40}] = 2.0
     for block in range(4):
-        for role in ROLES:
-            for channel in range(64):
-                set_channel(measured, "excess_kurtosis", block, role, channel, float(channel))
-            # Salient: channel 40, above 40 of the 63 others. At mlp_out by its weights: channel 63, above all.
-            set_channel(measured, "magnitude", block, role, 40, 2.0)
-        measured.channels["weight_size"].loc[{"linear": linear_name(block, "down"), "channel": 63}] = 3.0
+        measured.channels["weight_size"].loc[{"linear": f"{block}.down", "channel": 63}] = 3.0
         # q's weights alone would make channel 0 salient; the mean over q, k, v does not.
-        measured.channels["weight_size"].loc[{"linear": linear_name(block, "q"), "channel": 0}] = 3.5
+        measured.channels["weight_size"].loc[{"linear": f"{block}.q", "channel": 0}] = 3.5
     assert estimate("outliers.salient-are-outliers", measured).value == pytest.approx((3 * 40 / 63 + 1) / 4)
 
 

@@ -11,15 +11,7 @@ from awq_core.measured import ALPHAS, Measured
 from claims.support.claim import REGISTRY, Reported, Setting
 from claims.support.judge import judge
 from tests.estimating import OUTLIER, damaged, estimate, t_interval, verdict
-from tests.hand_made import (
-    ROLES,
-    WINDOWS,
-    hand_made,
-    set_channel,
-    set_errors,
-    set_losses,
-    set_site,
-)
+from tests.hand_made import ROLES, WIDTHS, WINDOWS, hand_made, set_channel, set_errors, set_gap, set_site
 
 # replication
 
@@ -90,18 +82,16 @@ def test_replication_needs_two_sizes() -> None:
 
 def test_constant_is_compared_with_block_window_by_window() -> None:
     measured = damaged()
-    assert measured.losses is not None
-    full = measured.losses["window_loss"].sel(strategy="full").values
     differences = np.linspace(-0.02, 0.0, WINDOWS)
-    set_losses(measured, "awq-block-3", full + 0.1)
-    set_losses(measured, "awq-constant-everywhere-3", full + 0.1 + differences)
+    set_gap(measured, "awq-block-3", 0.1)
+    set_gap(measured, "awq-constant-everywhere-3", 0.1 + differences)
     for claim in ("non-inferior", "better"):
         got = estimate(f"constant-alpha.{claim}", measured, 3)
         assert got.value == pytest.approx(-0.01)
         assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(differences), rel=0.08)
         assert got.readings["the constant"] == 0.0
         assert verdict(f"constant-alpha.{claim}", measured, 3) is Verdict.SUPPORTED
-    set_losses(measured, "awq-constant-everywhere-3", full + 0.1)
+    set_gap(measured, "awq-constant-everywhere-3", 0.1)
     assert verdict("constant-alpha.non-inferior", measured, 3) is Verdict.SUPPORTED
     assert verdict("constant-alpha.better", measured, 3) is Verdict.REFUTED
 
@@ -146,13 +136,8 @@ def test_a_straight_line_predicts_the_exponent_of_the_linear_left_out() -> None:
     measured = hand_made()
     for block, (size, alpha) in enumerate([(1.0, 0.2), (2.0, 0.3), (3.0, 0.4), (4.0, 0.5)]):
         # shares of 1, 2, 3, 4 in 64: 63 other channels share the rest
-        for role, width, top in (
-            ("attention_in", 64, 1),
-            ("attention_out", 64, 1),
-            ("mlp_in", 64, 1),
-            ("mlp_out", 200, 2),
-        ):
-            share = 0.02 * size
+        for role, width in WIDTHS.items():
+            share, top = 0.02 * size, max(1, width // 100)
             value = share * (width - top) / (1 - share) / top
             for channel in range(top):
                 set_channel(measured, "magnitude", block, role, channel, max(value, 1.0))

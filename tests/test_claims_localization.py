@@ -9,34 +9,21 @@ import pytest
 from scipy import stats
 
 from awq_core.judging.evidence import Verdict
-from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.judge import judge
 from tests.estimating import OUTLIER, REST, estimate, set_channel_everywhere, t_interval, verdict
-from tests.hand_made import (
-    ROLES,
-    hand_made,
-    set_errors,
-    set_site,
-)
+from tests.hand_made import ROLES, hand_made, set_errors, set_site
 
 # learned
 
 
-def twin_with(**large: float) -> Measured:
-    """A twin whose every site has one channel of a size."""
-    twin = hand_made(name="twin")
-    for role, size in large.items():
-        set_channel_everywhere(twin, role, {0: size})
-    return twin
-
-
 def test_learned_channels_is_the_model_s_median_over_sites_minus_the_twins_mean() -> None:
     sizes = {"attention_in": 10.0, "attention_out": 20.0, "mlp_in": 40.0, "mlp_out": 80.0}
-    twins = tuple(twin_with(**dict.fromkeys(ROLES, size)) for size in (2.0, 3.0, 4.0))
-    measured = hand_made(twins=twins)
+    measured = hand_made(twins=3)
     for role, size in sizes.items():
         set_channel_everywhere(measured, role, {0: size})
+        for twin, its_own in zip(measured.twins, (2.0, 3.0, 4.0), strict=True):
+            set_channel_everywhere(twin, role, {0: its_own})
     got = estimate("learned.channels", measured)
     theirs = np.log([2.0, 3.0, 4.0])
     own = (math.log(20) + math.log(40)) / 2
@@ -49,20 +36,19 @@ def test_learned_channels_is_the_model_s_median_over_sites_minus_the_twins_mean(
 
 
 def test_learned_concentration_compares_ln_enrichment() -> None:
-    twins = tuple(twin_with(**dict.fromkeys(ROLES[:3], size)) for size in (2.0, 2.0))
-    measured = hand_made(twins=twins)
+    measured = hand_made(twins=2)
     for role in ROLES[:3]:
-        set_channel_everywhere(measured, role, {0: 9.0})
+        for each, size in zip((measured, *measured.twins), (9.0, 2.0, 2.0), strict=True):
+            set_channel_everywhere(each, role, {0: size})
     assert estimate("learned.concentration", measured).value == pytest.approx(math.log(9 / 72) - math.log(2 / 65))
     assert verdict("learned.concentration", measured) is Verdict.SUPPORTED
 
 
 def test_learned_outliers_compares_tails_at_o_and_down() -> None:
-    twins = tuple(hand_made() for _ in range(2))
-    for twin, kurtosis in zip(twins, (1.0, 3.0), strict=True):
+    measured = hand_made(twins=2)
+    for twin, kurtosis in zip(measured.twins, (1.0, 3.0), strict=True):
         set_site(twin, "excess_kurtosis", "mlp_out", kurtosis)
         set_site(twin, "excess_kurtosis", "attention_out", -0.5)  # floored at 0
-    measured = hand_made(twins=twins)
     set_site(measured, "excess_kurtosis", "mlp_out", 7.0)
     set_site(measured, "excess_kurtosis", "mlp_in", 1000.0)  # elsewhere: does not count
     expected = math.log(8) / 2 - (math.log(2) / 2 + math.log(4) / 2) / 2
@@ -70,11 +56,10 @@ def test_learned_outliers_compares_tails_at_o_and_down() -> None:
 
 
 def test_learned_localization_compares_the_ratios() -> None:
-    twins = tuple(hand_made() for _ in range(2))
-    for twin in twins:
+    measured = hand_made(twins=2)
+    for twin in measured.twins:
         set_site(twin, "excess_kurtosis", "mlp_out", 2.0)
         set_site(twin, "excess_kurtosis", "attention_out", 2.0)  # 2 over the floor of 0.05
-    measured = hand_made(twins=twins)
     set_site(measured, "excess_kurtosis", "mlp_out", 6.0)
     set_site(measured, "excess_kurtosis", "attention_out", 2.0)
     set_site(measured, "excess_kurtosis", "mlp_in", 0.5)  # mean over the other five linears: 0.2
@@ -83,10 +68,9 @@ def test_learned_localization_compares_the_ratios() -> None:
 
 
 def test_learned_payoff_compares_ln_reductions() -> None:
-    twins = tuple(hand_made() for _ in range(2))
-    for twin in twins:
+    measured = hand_made(twins=2)
+    for twin in measured.twins:
         set_errors(twin, 0.9, alpha=0.5, bits=3)
-    measured = hand_made(twins=twins)
     set_errors(measured, 0.5, alpha=0.25, bits=3)
     assert estimate("learned.payoff", measured, 3).value == pytest.approx(math.log(2) - math.log(1 / 0.9))
     assert estimate("learned.payoff", measured, 4).value == pytest.approx(0.0)
@@ -102,9 +86,8 @@ def test_without_a_twin_nothing_is_learned(claim: str) -> None:
 def test_blocks_are_paired_with_the_twin_s_by_depth() -> None:
     """Where the model follows its twin block by block, the difference hardly varies, and nor does the interval."""
     rise = [1.0, 3.0, 7.0, 15.0]
-    twins = tuple(hand_made() for _ in range(2))
-    measured = hand_made(twins=twins)
-    for each, factor in ((measured, 4.0), (twins[0], 1.0), (twins[1], 1.0)):
+    measured = hand_made(twins=2)
+    for each, factor in zip((measured, *measured.twins), (4.0, 1.0, 1.0), strict=True):
         # ln(1 + k) = ln(factor) + ln(1 + rise)
         for role in ("mlp_out", "attention_out"):
             set_site(each, "excess_kurtosis", role, [factor * (1 + k) - 1 for k in rise])
@@ -139,11 +122,7 @@ def test_benefit_mean_and_median_differ_where_one_block_makes_the_mean() -> None
     assert estimate("localization.benefit-mean", measured, 4).value == pytest.approx(0.0)
     parts = estimate("localization.benefit-jackknife", measured, 3)
     assert {name: part.value for name, part in parts.items()} == {
-        "without block 0": pytest.approx((7 * 1.25 + 20) / 8 - 1.25),
-        "without block 1": pytest.approx(0.0),
-        "without block 2": pytest.approx((7 * 1.25 + 20) / 8 - 1.25),
-        "without block 3": pytest.approx((7 * 1.25 + 20) / 8 - 1.25),
-        "without block 4": pytest.approx((7 * 1.25 + 20) / 8 - 1.25),
+        f"without block {block}": pytest.approx(0.0 if block == 1 else (7 * 1.25 + 20) / 8 - 1.25) for block in range(5)
     }
     evidence = judge(REGISTRY["localization.benefit-jackknife"], measured, Setting(3))
     assert evidence.verdict is Verdict.REFUTED  # all must hold, and without block 1 nothing is left
@@ -169,18 +148,14 @@ def test_a_contrast_s_interval_is_the_t_interval_on_block_differences() -> None:
 def test_rank_is_spearman_over_linears() -> None:
     measured = hand_made()
     rng = np.random.default_rng(0)
-    kurtosis = {}
-    for role in ROLES:
-        values = rng.normal(size=4).tolist()
+    kurtosis = {role: rng.normal(size=4).tolist() for role in ROLES}
+    for role, values in kurtosis.items():
         set_site(measured, "excess_kurtosis", role, values)
-        for block, value in enumerate(values):
-            kurtosis[block, role] = value
-    gains = {}
-    for name in measured.errors["linear"].values:
-        gains[name] = float(rng.uniform(1.1, 3.0))
-        measured.errors["output_error"].loc[{"linear": name, "alpha": 0.5, "bits": 4}] = 1 / gains[name]
-    by_linear = [kurtosis[int(site[0]), site[2:]] for site in measured.channels["linear_site"].values]
-    expected = stats.spearmanr(by_linear, list(gains.values())).statistic
+    gains = rng.uniform(1.1, 3.0, size=28)
+    for name, gain in zip(measured.errors["linear"].values, gains, strict=True):
+        measured.errors["output_error"].loc[{"linear": name, "alpha": 0.5, "bits": 4}] = 1 / gain
+    by_linear = [kurtosis[site[2:]][int(site[0])] for site in measured.channels["linear_site"].values]
+    expected = stats.spearmanr(by_linear, gains).statistic
     assert estimate("localization.rank", measured, 4).value == pytest.approx(expected)
 
 

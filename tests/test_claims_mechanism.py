@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.worked_examples import EXAMPLES
 from tests.estimating import damaged, estimate, verdict
-from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_errors, set_losses, set_mechanism
+from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_errors, set_gap, set_losses, set_mechanism
 
 
 def test_equivalence_is_the_difference_over_what_the_dtype_allows() -> None:
@@ -121,8 +122,7 @@ def test_the_worked_examples_are_the_lesson_s() -> None:
 
 @pytest.mark.parametrize("claim", ["equivalence", "no-overhead"])
 def test_without_losses_there_is_no_folding_to_check(claim: str) -> None:
-    without = Measured(**{**vars(hand_made()), "losses": None})
-    assert verdict(f"mechanism.{claim}", without) is Verdict.NOT_APPLICABLE
+    assert verdict(f"mechanism.{claim}", replace(hand_made(), losses=None)) is Verdict.NOT_APPLICABLE
 
 
 # bits
@@ -150,16 +150,15 @@ def test_four_per_bit_is_the_fifth_root_from_8_to_3(per_bit: float, expected: Ve
 
 def test_a_twin_has_no_eight_bits() -> None:
     measured = hand_made()
-    twin = Measured(**{**vars(measured), "errors": measured.errors.sel(bits=[4, 3])})
+    twin = replace(measured, errors=measured.errors.sel(bits=[4, 3]))
     assert verdict("bits.four-per-bit", twin) is Verdict.NOT_APPLICABLE
 
 
 def test_the_cliff_is_what_the_error_s_growth_does_not_explain() -> None:
     measured = damaged(rtn_gap=0.1)
-    assert measured.losses is not None
     set_errors(measured, 4.5, bits=3, alpha=0.0)
-    full = measured.losses["window_loss"].sel(strategy="full").values
-    set_losses(measured, "rtn-3", full + np.linspace(0.58, 0.62, WINDOWS))
+    windows = np.linspace(0.58, 0.62, WINDOWS)
+    set_gap(measured, "rtn-3", windows)
     got = estimate("bits.cliff", measured, 3)
     assert got.value == pytest.approx(0.6 - 4.5 * 0.1)
     assert got.readings == {
@@ -168,21 +167,14 @@ def test_the_cliff_is_what_the_error_s_growth_does_not_explain() -> None:
         "median error ratio": pytest.approx(4.5),
     }
     assert verdict("bits.cliff", measured, 3) is Verdict.SUPPORTED
-    set_losses(measured, "rtn-3", full + 0.4)
+    set_gap(measured, "rtn-3", 0.4)
     assert verdict("bits.cliff", measured, 3) is Verdict.REFUTED
-
-
-def test_how_surely_the_error_s_growth_is_known_widens_the_cliff_s_interval() -> None:
-    measured = damaged(rtn_gap=0.1)
-    assert measured.losses is not None
-    full = measured.losses["window_loss"].sel(strategy="full").values
-    set_losses(measured, "rtn-3", full + np.linspace(0.58, 0.62, WINDOWS))
-    set_errors(measured, 4.5, bits=3, alpha=0.0)
-    sure = estimate("bits.cliff", measured, 3).interval
+    # How surely the error's growth is known widens the interval.
+    set_gap(measured, "rtn-3", windows)
     for block, ratio in enumerate((4.0, 4.4, 4.6, 5.0)):
         set_errors(measured, ratio, bits=3, alpha=0.0, block=block)
     unsure = estimate("bits.cliff", measured, 3).interval
-    assert unsure.upper - unsure.lower > 2 * (sure.upper - sure.lower)
+    assert unsure.upper - unsure.lower > 2 * (got.interval.upper - got.interval.lower)
 
 
 def test_two_percent_is_asked_of_perplexity() -> None:

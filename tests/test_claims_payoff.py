@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from awq_core.judging.evidence import Verdict
 from awq_core.judging.intervals import Estimate, InsufficientDataError
-from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
 from claims.support.judge import judge
 from tests.estimating import DAGGERED, damaged, estimate, t_interval, verdict
-from tests.hand_made import (
-    WINDOWS,
-    hand_made,
-    set_errors,
-    set_losses,
-)
+from tests.hand_made import WINDOWS, hand_made, set_errors, set_gap, set_losses
 
 # payoff
 
@@ -82,17 +77,15 @@ def test_honest_asks_for_four_fifths_of_the_calibration_gain() -> None:
 
 def test_perplexity_is_the_paired_difference_of_block_awq_and_rtn() -> None:
     measured = damaged()
-    assert measured.losses is not None
-    full = measured.losses["window_loss"].sel(strategy="full").values
     gains = np.linspace(0.05, 0.15, WINDOWS)
-    set_losses(measured, "awq-block-3", full + 0.2 - gains)
+    set_gap(measured, "awq-block-3", 0.2 - gains)
     got = estimate("payoff.perplexity", measured, 3)
     assert got.value == pytest.approx(0.1)
     assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(gains), rel=0.05)
     assert got.readings["gap of RTN"] == pytest.approx(0.2)
     assert got.readings["gap of block AWQ (folded, without clipping)"] == pytest.approx(0.1)
     assert verdict("payoff.perplexity", measured, 3) is Verdict.SUPPORTED
-    set_losses(measured, "awq-block-3", full + 0.21)
+    set_gap(measured, "awq-block-3", 0.21)
     assert verdict("payoff.perplexity", measured, 3) is Verdict.REFUTED
 
 
@@ -112,9 +105,8 @@ def test_two_to_five_compares_excess_perplexities() -> None:
     expected = (math.exp(2.3) - full) - 2 * (math.exp(2.15) - full)
     got = estimate("payoff.two-to-five", measured, 3)
     assert got.value == pytest.approx(expected)
-    assert got.readings["excess of RTN over excess of AWQ"] == pytest.approx(
-        (math.exp(2.3) - full) / (math.exp(2.15) - full)
-    )
+    ratio = (math.exp(2.3) - full) / (math.exp(2.15) - full)
+    assert got.readings["excess of RTN over excess of AWQ"] == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize(("claim", "bits"), DAGGERED)
@@ -133,5 +125,5 @@ def test_without_damage_there_is_nothing_to_recover(claim: str, bits: int) -> No
 def test_too_few_windows_are_insufficient_data() -> None:
     measured = damaged()
     assert measured.losses is not None
-    few = Measured(**{**vars(measured), "losses": measured.losses.isel(window=slice(15))})
+    few = replace(measured, losses=measured.losses.isel(window=slice(15)))
     assert verdict("payoff.perplexity", few, 3) is Verdict.INSUFFICIENT

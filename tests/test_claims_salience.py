@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from awq_core.judging.evidence import Verdict
-from awq_core.measured import TRAFFIC_KINDS, Measured
+from awq_core.measured import TRAFFIC_KINDS
 from claims.support.claim import Reported
-from tests.estimating import damaged, estimate, t_interval, verdict
-from tests.hand_made import (
-    ROLES,
-    WINDOWS,
-    hand_made,
-    set_attribute,
-    set_channel,
-    set_losses,
-    set_traffic,
-)
-
-
-def set_gap(measured: Measured, strategy: str, gap: float | np.ndarray) -> None:
-    assert measured.losses is not None
-    full = measured.losses["window_loss"].sel(strategy="full").values
-    set_losses(measured, strategy, full + gap)
+from tests.estimating import damaged, estimate, set_channel_everywhere, t_interval, verdict
+from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_gap, set_losses, set_traffic
 
 
 def test_one_percent_must_recover_more_than_half() -> None:
@@ -80,10 +67,8 @@ def test_weight_is_held_against_random_choices(by_weight: float, expected: Verdi
 
 def test_consistent_compares_the_splits_and_every_pair_of_kinds() -> None:
     measured = hand_made()
-    for block in range(4):
-        for role in ROLES:
-            set_channel(measured, "magnitude", block, role, 7, 9.0)  # the same in both splits
-            set_channel(measured, "magnitude", block, role, 8, 8.0)  # mlp_out has two
+    for role in ROLES:
+        set_channel_everywhere(measured, role, {7: 9.0, 8: 8.0})  # the same in both splits; mlp_out has two
     set_traffic(measured, "kind_magnitude", 9.0, channel=7)
     set_traffic(measured, "kind_magnitude", 8.0, channel=8)
     parts = estimate("salience.consistent", measured)
@@ -106,25 +91,22 @@ def test_consistent_compares_the_splits_and_every_pair_of_kinds() -> None:
 
 
 def test_consistent_needs_other_traffic() -> None:
-    without = Measured(**{**vars(hand_made()), "traffic": None})
-    assert verdict("salience.consistent", without) is Verdict.NOT_APPLICABLE
+    assert verdict("salience.consistent", replace(hand_made(), traffic=None)) is Verdict.NOT_APPLICABLE
 
 
 def test_size_misleads_ranks_channels_by_three_things() -> None:
     measured = hand_made(widths=dict.fromkeys(ROLES, 64))
     rng = np.random.default_rng(0)
     differences = []
-    magnitudes = {}
-    for block in range(4):
-        for role in ROLES:
-            magnitudes[f"{block} {role}"] = np.exp(rng.normal(0, 1, 64))
-            for channel, value in enumerate(magnitudes[f"{block} {role}"]):
-                set_channel(measured, "magnitude", block, role, channel, value, split="heldout")
+    sites = measured.channels["site"].values.tolist()
+    magnitudes = np.exp(rng.normal(0, 1, (len(sites), 64)))
+    measured.channels["magnitude"].loc[{"split": "heldout"}] = magnitudes
     for name, site in zip(measured.channels["linear"].values, measured.channels["linear_site"].values, strict=True):
         size = np.exp(rng.normal(0, 0.3, 64))
         measured.channels["weight_size"].loc[{"linear": name}] = size
-        product = size * magnitudes[str(site)]
-        with_magnitude = stats.spearmanr(product, magnitudes[str(site)]).statistic
+        magnitude = magnitudes[sites.index(site)]
+        product = size * magnitude
+        with_magnitude = stats.spearmanr(product, magnitude).statistic
         differences.append(with_magnitude - stats.spearmanr(product, size).statistic)
     assert estimate("salience.size-misleads", measured).value == pytest.approx(np.mean(differences))
     assert verdict("salience.size-misleads", measured) is Verdict.SUPPORTED
@@ -132,11 +114,8 @@ def test_size_misleads_ranks_channels_by_three_things() -> None:
 
 def test_padding_plays_no_part_in_the_ranks() -> None:
     measured = hand_made()  # the widest site has 200 channels, the others 64
-    rng = np.random.default_rng(1)
-    for block in range(4):
-        for role in ROLES:
-            for channel in range(200 if role == "mlp_out" else 64):
-                set_channel(measured, "magnitude", block, role, channel, float(np.exp(rng.normal())))
+    magnitude = measured.channels["magnitude"]
+    magnitude[:] = magnitude * np.exp(np.random.default_rng(1).normal(size=magnitude.shape))
     # Weights are all alike: importance is magnitude, and the weights rank nothing.
     assert estimate("salience.size-misleads", measured).readings["rho with magnitude"] == pytest.approx(1.0)
 
@@ -224,5 +203,4 @@ def test_the_times_are_reported_and_not_judged() -> None:
     assert got.readings["operations of GPTQ"] == 70
     assert str(got.readings["what is counted"]).startswith("4 bits, all blocks, second moments included;")
     assert verdict("gptq.slower", measured) is Verdict.REPORTED
-    without = Measured(**{**vars(measured), "losses": None})
-    assert verdict("gptq.slower", without) is Verdict.NOT_APPLICABLE
+    assert verdict("gptq.slower", replace(measured, losses=None)) is Verdict.NOT_APPLICABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,16 +13,7 @@ from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, Setting
 from claims.support.judge import judge
 from tests.estimating import CATALOGUE, OF_LOSSES, OF_RECORDS, damaged, estimate
-from tests.hand_made import (
-    ROLES,
-    hand_made,
-    set_attribute,
-    set_channel,
-    set_errors,
-    set_site,
-)
-
-# what every claim shares
+from tests.hand_made import ROLES, hand_made, set_attribute, set_channel, set_errors, set_site
 
 
 def layer_claims() -> list[str]:
@@ -34,8 +26,7 @@ def layer_claims() -> list[str]:
 
 @pytest.mark.parametrize("claim", layer_claims())
 def test_three_blocks_are_insufficient_data(claim: str) -> None:
-    twins = tuple(hand_made(3) for _ in range(2))
-    measured = hand_made(3, twins=twins)
+    measured = hand_made(3, twins=2)
     set_errors(measured, 0.5, alpha=0.5)
     subject = (measured, measured) if claim.startswith("replication") else measured
     bits = CATALOGUE[claim].bits[0] if CATALOGUE[claim].bits else None
@@ -93,7 +84,7 @@ READ = {
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("claim", [c for c in CATALOGUE if not c.startswith("replication") and c not in OF_RECORDS])
 def test_a_nan_is_an_error_and_never_a_verdict(claim: str) -> None:
-    measured = Measured(**{**vars(damaged(blocks=5)), "twins": tuple(hand_made(5) for _ in range(2))})
+    measured = replace(damaged(blocks=5), twins=hand_made(5, twins=2).twins)
     set_errors(measured, 0.5, alpha=0.5)
     set_errors(measured, 0.1, alpha=0.5, families=("down",), block=2)
     set_channel(measured, "magnitude", 2, "mlp_out", 0, 50.0)
@@ -114,7 +105,7 @@ def test_a_nan_among_what_folding_left_is_an_error_too() -> None:
 
 def test_held_out_tokens_judge_every_layer_claim() -> None:
     """What calibration tokens show moves no estimate, as long as they choose the same."""
-    measured = hand_made(5, twins=tuple(hand_made(5) for _ in range(2)))
+    measured = hand_made(5, twins=2)
     set_errors(measured, 0.5, alpha=0.5, split="heldout")
     set_errors(measured, 0.4, alpha=0.5, split="calibration")
     before = {c: estimate(c, measured, 3 if CATALOGUE[c].bits else None) for c in layer_claims() if "repl" not in c}
@@ -133,10 +124,9 @@ def test_held_out_tokens_judge_every_layer_claim() -> None:
 
 
 def test_the_twin_s_estimate_stands_beside_a_layer_claim() -> None:
-    twins = tuple(hand_made() for _ in range(2))
-    for twin, error in zip(twins, (0.5, 0.25), strict=True):
+    measured = hand_made(twins=2)
+    for twin, error in zip(measured.twins, (0.5, 0.25), strict=True):
         set_errors(twin, error, alpha=0.5, bits=3)
-    measured = hand_made(twins=twins)
     set_errors(measured, 0.1, alpha=0.5, bits=3)
     evidence = judge(REGISTRY["payoff.layers"], measured, Setting(3))
     assert evidence.estimate == pytest.approx(10.0)
@@ -166,7 +156,7 @@ def test_the_five_linears_that_speak_most_against_a_claim_are_named() -> None:
     evidence = judge(REGISTRY["payoff.layers"], measured, Setting(3))
     assert [(c.name, pytest.approx(c.value)) for c in evidence.contrary] == list(worst.items())
     # A claim about losses has no linears of its own: those that AWQ helps least are named.
-    lossy = Measured(**{**vars(measured), "losses": damaged().losses})
+    lossy = replace(measured, losses=damaged().losses)
     named = judge(REGISTRY["constant-alpha.non-inferior"], lossy, Setting(3))
     assert [c.name for c in named.contrary] == list(worst)
     assert (evidence.ranking, named.ranking) == (Ranking.AGAINST, Ranking.HELPED_LEAST)
@@ -199,7 +189,7 @@ def test_a_planted_scenario_answers_for_the_claims_that_name_it() -> None:
     set_errors(scenario, 0.5, alpha=0.5)
     base = hand_made()
     provenance = {**base.provenance, "scenario_of_claim": {"payoff.layers": "planted"}}
-    measured = Measured(**{**vars(base), "scenarios": {"planted": scenario}, "provenance": provenance})
+    measured = replace(base, scenarios={"planted": scenario}, provenance=provenance)
     assert judge(REGISTRY["payoff.layers"], measured, Setting(3)).estimate == pytest.approx(2.0)
     assert judge(REGISTRY["payoff.most-layers"], measured, Setting(3)).estimate == pytest.approx(0.0)
 

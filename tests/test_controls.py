@@ -1,6 +1,6 @@
 """Every claim, held against the controls: never supported where nothing is, supported where its effect was planted.
 
-The controls are measured once, into the user's measurement cache (or `AWQ_CLAIMS_CACHE`): minutes the first time.
+They are measured once, into the folder that tests measure into (`tests/conftest.py`): minutes the first time.
 """
 
 import numpy as np
@@ -22,7 +22,6 @@ from fixtures.progress import MeasurementProgress
 from fixtures.session import ClaimsSession
 from tests.suite_sessions import EVERY_CLAIM, assert_no_traceback
 
-GROUPS_TODAY = {"concentration", "outliers", "learned", "localization", "payoff", "replication", "constant-alpha"}
 CONTROLS = (*GROUPS[NULL_CONTROL], *GROUPS[PLANTED_CONTROL])
 CASES = {
     f"{claim.id}@{bits}" if bits else claim.id: (claim, bits)
@@ -30,13 +29,12 @@ CASES = {
     for bits in claim.bits or (None,)
 }
 STRUCTURAL = [key for key, (claim, _) in CASES.items() if claim.kind == "structural" and claim.threshold is not None]
-CACHE = MeasurementCache().folder  # before a test gives itself another home
 
 Evidences = dict[tuple[str, str], list[Evidence]]
 
 
 @pytest.fixture(scope="module")
-def controls():
+def controls(measurements):
     """The four controls, measured as a session measures them."""
     options = Options([NULL_CONTROL, PLANTED_CONTROL], *[None] * 3, 0, False, *[None] * 4)
     session = ClaimsSession.start(options)
@@ -62,8 +60,7 @@ def described(items: list[Evidence]) -> str:
     )
 
 
-def test_the_seven_groups_are_all_here():
-    assert {claim.group for claim in REGISTRY.values()} >= GROUPS_TODAY
+def test_the_structural_claims_are_here():
     assert len(STRUCTURAL) >= 50
 
 
@@ -77,21 +74,6 @@ def test_no_structural_claim_is_supported_on_the_null(key, evidence):
 def test_every_structural_claim_is_supported_where_its_effect_is_planted(key, evidence):
     items = evidence[PLANTED_CONTROL, key]
     assert all(item.verdict is Verdict.SUPPORTED for item in items), f"{key} on the planted: {described(items)}"
-
-
-def test_every_structural_claim_can_hold_and_can_fail(evidence):
-    """A claim that gave one verdict whatever it is shown would measure nothing."""
-    rubber_stamps = {
-        key: verdicts
-        for key in STRUCTURAL
-        if (
-            verdicts := [
-                [item.verdict.value for item in evidence[group, key]] for group in (PLANTED_CONTROL, NULL_CONTROL)
-            ]
-        )
-        and (set(verdicts[0]) != {"supported"} or "supported" in verdicts[1])
-    }
-    assert rubber_stamps == {}, "claim: verdicts on the planted control, and on the null"
 
 
 def test_what_is_only_reported_gets_no_verdict(evidence):
@@ -130,8 +112,9 @@ def test_every_verdict_is_the_registered_one(name, controls, evidence):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_another_draw_of_the_null_supports_nothing_either(seed):
-    null = ControlMeasurement("null-control-tiny", seed, MeasurementCache(CACHE), MeasurementProgress(None)).measure({})
+def test_another_draw_of_the_null_supports_nothing_either(seed, measurements):
+    cache = MeasurementCache(measurements)
+    null = ControlMeasurement("null-control-tiny", seed, cache, MeasurementProgress(None)).measure({})
     supported = {
         key: described([item])
         for key in STRUCTURAL
@@ -145,8 +128,6 @@ def test_the_planted_controls_twin_is_the_null(controls):
     for small, planted in zip(GROUPS[NULL_CONTROL], GROUPS[PLANTED_CONTROL], strict=True):
         for mine, null in zip(controls[planted].twins, controls[small].twins, strict=True):
             xr.testing.assert_identical(mine.errors, null.errors)
-        for scenario in set(SCENARIO_OF_CLAIM.values()):
-            assert scenario in controls[planted].scenarios
 
 
 def test_every_scenario_named_for_a_claim_is_planted_for_a_claim_that_exists(controls):
@@ -197,8 +178,8 @@ def test_the_planted_channels_are_as_large_as_designed(controls):
             np.testing.assert_allclose(spread[:, column], expected, rtol=0.06)
 
 
-def test_a_session_on_the_controls_ends_as_registered(pytester, monkeypatch, suite):
-    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(CACHE))
+def test_a_session_on_the_controls_ends_as_registered(monkeypatch, suite, measurements):
+    monkeypatch.setenv("AWQ_CLAIMS_CACHE", str(measurements))
     result = suite.run("--model", PLANTED_CONTROL, model=NULL_CONTROL, texts=False, claims=EVERY_CLAIM)
     assert result.ret == 0
     assert_no_traceback(result)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoTokenizer
 
-from awq_core.measure.layers.moments import MeasurementError
-from fixtures.models.loading import load_model
-from fixtures.models.resolve import resolve
-from fixtures.texts.choose import choose_texts
-from fixtures.texts.effort import EFFORTS
-from fixtures.texts.tokens import select_tokens
 from reports.diagnostic_file import diagnostic
 from tests.reference_diagnostic import disagreements, reference_layers
-from tests.structured_model import measured_layers, structured_model, tokens
+from tests.structured_model import embedded, measured_layers, structured_model, tokens
 
 
 @pytest.mark.parametrize(("kind", "key_value_heads"), [("llama", 4), ("qwen2", 2)])
@@ -79,15 +70,6 @@ def test_group_sums_add_up_to_the_whole() -> None:
         assert enrichment * 100 / 96 == pytest.approx(reference[down]["heldout_top1pct_importance_share"], rel=1e-9)
 
 
-def test_infinite_activations_are_named() -> None:
-    model = structured_model()
-    with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[0] = float("inf")
-    with pytest.raises(MeasurementError, match="block 1, mlp_out: NaN or infinite activations in 1 of 96 channels"):
-        measured_layers(model, tokens(2), tokens(16, seed=1))
-
-
-EMBEDDED = Path(__file__).parent.parent / "fixtures" / "embedded" / "embedded-tiny"
 COMPARED_SEQUENCES = {"calibration": 8, "heldout": 16}
 COMPARED_LENGTH = 128
 
@@ -98,12 +80,7 @@ def test_the_diagnostic_file_of_an_embedded_model_agrees_with_the_reference() ->
     Replaying every token for 210 candidates is slow, so both take the first windows of those texts.
     `python -m tests.reference_diagnostic` does the same on all tokens of a written report.
     """
-    source = resolve("embedded-tiny", None)
-    texts = choose_texts(source, None, None, None)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    model = load_model(source, "cpu", torch.float32)
-    vocabulary = model.config.vocab_size
-    selected = select_tokens(tokenizer, texts, EFFORTS["quick"], model.config.max_position_embeddings, vocabulary)
+    model, selected = embedded("embedded-tiny")
     calibration = selected.calibration[: COMPARED_SEQUENCES["calibration"], :COMPARED_LENGTH]
     heldout = selected.heldout[: COMPARED_SEQUENCES["heldout"], :COMPARED_LENGTH]
     measured = diagnostic(measured_layers(model, calibration, heldout))["layers"]

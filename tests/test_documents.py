@@ -19,8 +19,7 @@ from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
 from claims.support.judge import judge
 from tests.documents import EVALUATORS, ROOT, sybil
-from tests.hand_made import hand_made
-from tests.synthetic_measured import synthetic_measured
+from tests.hand_made import hand_made, lifelike
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")]
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(FILES)}
@@ -153,8 +152,8 @@ def test_the_marks_say_which_claims_need_damage_or_a_gain(rows: dict[str, Row]) 
 
 
 def test_the_method_says_what_each_interval_resamples(rows: dict[str, Row]) -> None:
-    measured = synthetic_measured(rtn_gap=0.1, twins=3)
-    other = replace(synthetic_measured("synthetic-large", seed=1, twins=3), parameters=10 * measured.parameters)
+    measured = lifelike(rtn_gap=0.1, twins=3)
+    other = replace(lifelike("synthetic-large", seed=1, twins=3), parameters=10 * measured.parameters)
     for claim in whole_catalogue().values():
         for bits in claim.bits or (None,):
             subject = (measured, other) if claim.level == "pair" else measured

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,11 +9,10 @@ import torch
 from torch import nn
 
 import awq_core.architectures.folding
-import awq_core.measure.fold_check
 from awq_core.architectures.block_stream import Blocks
 from awq_core.measure.fold_check import FoldingCheck, check_folding, folded_by_powers_of_two
-from tests.structured_model import LLAMA, structured_model, tokens
-from tests.tiny_architectures import CASES, Case, tiny, token_ids
+from tests.structured_model import LLAMA, a_module, a_parameter, an_operation, structured_model, tokens, while_folded
+from tests.tiny_architectures import Case, every_case, tiny, token_ids
 
 
 def case(key_value_heads: int = 4, dtype: torch.dtype = torch.float64) -> Any:
@@ -26,7 +23,7 @@ def checked(model: Any) -> FoldingCheck:
     return check_folding(Blocks(model, LLAMA), torch.from_numpy(tokens(4, seed=5)))
 
 
-@pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+@every_case
 def test_a_right_fold_changes_nothing_in_any_architecture(shape: Case) -> None:
     model, architecture = tiny(shape)
     blocks = Blocks(model, architecture)
@@ -35,14 +32,12 @@ def test_a_right_fold_changes_nothing_in_any_architecture(shape: Case) -> None:
     assert check.largest_difference < (1e-6 if shape.model_type.startswith("gemma") else 1e-12)
     assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (0, 0, 0)
     covered = {*shape.exact, *(("mlp_in",) if shape.model_type == "phi" else ())}  # there one norm feeds both
-    per_block = [len(site.linears) for site in architecture.sites if site.role in covered]
-    assert (check.foldable_linears, check.linears) == (
-        2 * sum(per_block),
-        2 * sum(len(s.linears) for s in architecture.sites),
-    )
+    foldable = [len(site.linears) for site in architecture.sites if site.role in covered]
+    every = [len(site.linears) for site in architecture.sites]
+    assert (check.foldable_linears, check.linears) == (2 * sum(foldable), 2 * sum(every))
 
 
-@pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+@every_case
 def test_every_fold_has_scales_of_its_own(shape: Case) -> None:
     """Powers of two, other ones for other seeds and blocks; the averaged fold of grouped queries among them."""
     model, architecture = tiny(shape)
@@ -59,12 +54,8 @@ def test_every_fold_has_scales_of_its_own(shape: Case) -> None:
             assert (len(powers.unique()) > 2) == (site.role in folds or bool(powers.any())), name
             if site.role in folds:
                 assert not torch.equal(first[name], other[name])
-                assert not torch.equal(
-                    powers,
-                    (
-                        further[name.replace(".0.", ".1.", 1)] / model.get_parameter(name.replace(".0.", ".1.", 1))
-                    ).log2(),
-                )
+                next_one = name.replace(".0.", ".1.", 1)
+                assert not torch.equal(powers, (further[next_one] / model.get_parameter(next_one)).log2())
 
 
 @pytest.mark.parametrize(("key_value_heads", "foldable"), [(4, 14), (2, 12)])
@@ -89,65 +80,21 @@ def test_powers_of_two_round_nothing(dtype: torch.dtype, key_value_heads: int) -
     assert check.largest_difference <= (check.tolerance if dtype is torch.float16 else 0.0)
 
 
-def forget_the_norm(*_: object) -> None:
-    """The previous operation is a norm, and stays as it was."""
-
-
-def forget_the_linear(*_: object) -> None:
-    """The previous operation is a linear, and stays as it was."""
-
-
-def forget_the_bias(*_: object) -> None:
-    """Of the previous operation the weight alone is divided."""
-
-
-@pytest.mark.parametrize(
-    ("name", "forgets"),
-    [("_divide_norm", forget_the_norm), ("_divide_linear", forget_the_linear), ("_divide_bias", forget_the_bias)],
-)
+@pytest.mark.parametrize("name", ["_divide_norm", "_divide_linear", "_divide_bias"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_fold_that_forgets_to_divide_is_noticed(
-    name: str, forgets: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = case(dtype=dtype)
-    monkeypatch.setattr(awq_core.architectures.folding, name, forgets)
+    monkeypatch.setattr(awq_core.architectures.folding, name, lambda *_: None)
     check = checked(model)
     assert check.largest_difference > check.tolerance
 
 
-def with_more(add: Any) -> Any:
-    """`exchanged`, with something added to the model for as long."""
-    real = awq_core.measure.fold_check.exchanged
-
-    @contextmanager
-    def more(model: Any, parameters: Any) -> Iterator[None]:
-        with real(model, parameters):
-            remove = add(model)
-            yield
-            remove()
-
-    return more
-
-
-def a_module(model: Any) -> Any:
-    model.model.layers[0].mlp.add_module("scale", nn.Identity())
-    return lambda: delattr(model.model.layers[0].mlp, "scale")
-
-
-def a_parameter(model: Any) -> Any:
-    model.model.layers[0].mlp.register_parameter("scale", nn.Parameter(torch.ones(3)))
-    return lambda: delattr(model.model.layers[0].mlp, "scale")
-
-
-def another_class(model: Any) -> Any:
-    mlp = model.model.layers[0].mlp
+def another_class(mlp: Any) -> Any:
     kept = mlp.down_proj
     mlp.down_proj = nn.Sequential(kept)
     return lambda: setattr(mlp, "down_proj", kept)
-
-
-def an_operation(model: Any) -> Any:
-    return model.model.layers[0].mlp.register_forward_hook(lambda module, args, output: output * 1.0).remove
 
 
 @pytest.mark.parametrize(
@@ -159,13 +106,10 @@ def test_whatever_is_added_is_counted(
 ) -> None:
     """A linear wrapped in a sequence: it and its parameter move, and the sequence stands where it was."""
     model = case()
-    monkeypatch.setattr(awq_core.measure.fold_check, "exchanged", with_more(add))
+    while_folded(monkeypatch, add)
     check = checked(model)
-    assert (check.modules_changed, check.parameters_changed, check.operations_changed) == (
-        modules,
-        parameters,
-        operations,
-    )
+    changed = check.modules_changed, check.parameters_changed, check.operations_changed
+    assert changed == (modules, parameters, operations)
     assert check.largest_difference < check.tolerance
 
 

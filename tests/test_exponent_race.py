@@ -1,4 +1,4 @@
-"""Racing exponents against trying them all, on every linear of the embedded models and of any others at hand."""
+"""Racing exponents against trying them all, on the embedded models and any others at hand; who goes on in a race."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 import xarray as xr
 
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.measure.checkpoints import Arrays
+from awq_core.measure.checkpoints import Arrays, KeptInMemory
 from awq_core.measure.layers.errors import alpha_scales, exhaustive_errors, raced_errors
 from awq_core.measure.layers.exponent_race import race_exponents
 from awq_core.measure.layers.instrument import LayerSettings, measure_layers
-from awq_core.measure.layers.racing import TOLERANCE
+from awq_core.measure.layers.racing import TOLERANCE, spread_order, survivors
 from awq_core.measure.layers.row_errors import LinearRows, rows_looked_at
 from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import ALPHAS, BITS, QUANTIZERS, is_judged
@@ -138,18 +138,13 @@ def test_a_linear_without_inputs_has_no_errors() -> None:
     assert len(scales) == len(ALPHAS)
 
 
-class InMemory:
-    """Keeps blocks up to one, then fails: a process that is killed."""
+class Killed(KeptInMemory):
+    """Keeps blocks up to one, then fails."""
 
-    def __init__(self, last: int | None = None) -> None:
-        self.blocks: dict[int, Arrays] = {}
-        self.last = last
-
-    def read(self, index: int) -> Arrays | None:
-        return self.blocks.get(index)
+    last: int | None = None
 
     def write(self, index: int, arrays: Arrays) -> None:
-        self.blocks[index] = arrays
+        super().write(index, arrays)
         if index == self.last:
             raise KeyboardInterrupt
 
@@ -159,13 +154,13 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(settings: LayerSettings
     measurement = opened("embedded-tiny")
     tokens = {"calibration": measurement.tokens.calibration[:4], "heldout": measurement.tokens.heldout[:16]}
 
-    def measure(kept: InMemory) -> tuple[xr.Dataset, xr.Dataset]:
+    def measure(kept: Killed) -> tuple[xr.Dataset, xr.Dataset]:
         return measure_layers(
             BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups), settings, kept=kept
         )
 
-    whole = measure(InMemory())
-    interrupted = InMemory(last=1)
+    whole, interrupted = measure(Killed()), Killed()
+    interrupted.last = 1
     with pytest.raises(KeyboardInterrupt):
         measure(interrupted)
     interrupted.last = None
@@ -181,3 +176,45 @@ def test_narrow_linears_are_looked_at_whole(out_features: int, share: float, cou
     assert (rows.count, rows.share) == (count, count / out_features)
     assert len(set(rows.weight[:, 0].tolist())) == count
     assert rows.weight[:, 0].tolist() == rows_looked_at(out_features, share).tolist()
+
+
+# who goes on
+
+CHANCE = 1e-3
+
+
+def losses(seed: int, distance: float, cases: int = 1000, noise: float = 0.05) -> np.ndarray:
+    """`(2, cases)`: one candidate, and another that is worse by a share, on cases of different difficulty."""
+    rng = np.random.default_rng(seed)
+    difficulty = np.exp(0.5 * rng.normal(size=cases))
+    return difficulty * np.stack([np.ones(cases), 1 + distance + noise * rng.normal(size=cases)])
+
+
+@pytest.mark.parametrize(("distance", "kept"), [(0.5, 1), (0.005, 2), (0.0, 2)])
+def test_what_chance_explains_goes_on(distance: float, kept: int) -> None:
+    for seed in range(20):
+        assert len(survivors(losses(seed, distance)[:, :30], 1000, CHANCE)) == kept
+
+
+def test_an_equally_good_candidate_is_dropped_no_oftener_than_said() -> None:
+    dropped = [len(survivors(losses(seed, 0.0, noise=0.5)[:, :50], 1000, 0.05)) == 1 for seed in range(1000)]
+    assert 0.06 < np.mean(dropped) < 0.14  # 5% on either side of the other one
+
+
+def test_with_nothing_untried_the_best_is_alone() -> None:
+    """Whatever the cases' spread: the exhaustive search has so many cases and no more."""
+    table = losses(1, 0.002)
+    assert survivors(table, 1000, CHANCE).tolist() == [int(table.mean(axis=1).argmin())]
+
+
+def test_what_cannot_be_told_apart_is_not_raced_further() -> None:
+    table = np.tile(np.linspace(1.0, 2.0, 64), (5, 1)) * (1 + TOLERANCE / 10 * np.arange(5))[::-1, None]
+    assert survivors(table[:, :4], 64, CHANCE).tolist() == [4]
+
+
+@pytest.mark.parametrize("cases", [1, 2, 5, 64, 100])
+def test_the_order_has_every_case_once_and_spreads_the_first(cases: int) -> None:
+    order = spread_order(cases)
+    assert sorted(order) == list(range(cases))
+    if cases >= 64:
+        assert len({int(4 * index / cases) for index in order[:4]}) >= 3  # of four quarters

@@ -7,10 +7,10 @@ import pytest
 
 from awq_core.judging.evidence import Verdict
 from reports import findings
-from reports.evidence_file import write_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations
 from reports.findings import document, refuted_claims
 from tests.synthetic_claim import synthetic_claim
+from tests.two_runs import write_run
 
 MODEL = {
     "parameters": 1000,
@@ -154,12 +154,8 @@ def test_the_projects_own_explanations_can_be_read():
 
 def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
     output = tmp_path / "tiny"
-    write_evidence(output / "evidence.json", "tiny", None, [refuted("tiny")], answer="", complete=True)
-    text = (output / "evidence.json").read_text()
-    (output / "evidence.json").write_text(
-        text.replace('"name": "tiny"', '"name": "tiny", "parameters": 5, "revision": "r", "effort": "quick", '
-                     '"dtype": "float32", "device": "cpu", "seed": 0, "calibration_text": "a", "heldout_text": "b"', 1)
-    )  # fmt: skip
+    text = {"calibration_text": "a", "heldout_text": "b"}
+    write_run(output, [refuted("tiny")], name="tiny", parameters=5, revision="r", device="cpu", **text)
     monkeypatch.setattr(findings, "DOCUMENT", tmp_path / "findings.md")
     monkeypatch.setattr(findings, "EXPLANATIONS", tmp_path / "findings.toml")
 

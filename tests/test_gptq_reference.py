@@ -1,4 +1,4 @@
-"""GPTQ against a slow computation without Cholesky factors, and against round-to-nearest on the embedded models."""
+"""GPTQ and the clip search against slow computations; GPTQ against round-to-nearest on the embedded models."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import architecture_of
 from awq_core.architectures.sources import LinearWeights
 from awq_core.measure.methods.block_inputs import BlockInputs
+from awq_core.quantization.clipping import search_clipping
 from awq_core.quantization.codes import CodedWeight
 from awq_core.quantization.gptq import _propagation, gptq_codes
 from awq_core.quantization.output_error import relative_output_error
 from awq_core.quantization.quantizers import DEPLOYED, quantize_groups, round_to_nearest
-from fixtures.models.loading import load_model
-from fixtures.models.resolve import resolve
-from fixtures.texts.choose import choose_texts
-from fixtures.texts.effort import EFFORTS
-from fixtures.texts.tokens import select_tokens
 from tests import reference_gptq
-from tests.suite_sessions import ROOT
+from tests.structured_model import embedded
 
 WIDTH = 60
 
@@ -88,25 +83,15 @@ def test_errors_are_spread_by_the_inverse_s_cholesky_factor(dtype: torch.dtype) 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["in order", "by activation"])
 @pytest.mark.parametrize("tokens", [200, 20], ids=["many tokens", "fewer than channels"])
-def test_so_it_is_with_dead_columns(ordered: bool, tokens: int) -> None:
+@pytest.mark.parametrize("dead", [[0, 7, 8, 9, 59], [*range(20, 30)]], ids=["some", "a whole group"])
+def test_so_it_is_with_dead_columns(ordered: bool, tokens: int, dead: list[int]) -> None:
     weight, moment = case(seed=9, tokens=tokens)
-    for column in (0, 7, 8, 9, 59):
-        moment[column] = 0.0
-        moment[:, column] = 0.0
+    moment[dead] = 0.0
+    moment[:, dead] = 0.0
     found = gptq(weight, moment, 4, 10, activation_order=ordered, block_size=20)
     expected = reference_gptq.gptq(weight.numpy(), moment.numpy(), 4, 10, ordered)
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
-
-
-def test_a_whole_group_of_dead_columns_is_zero() -> None:
-    weight, moment = case(seed=4)
-    moment[20:30] = 0.0
-    moment[:, 20:30] = 0.0
-    found = gptq(weight, moment, 3, 10)
-    assert torch.equal(found[:, 20:30], torch.zeros(5, 10, dtype=torch.float64))
-    np.testing.assert_allclose(
-        found, reference_gptq.gptq(weight.numpy(), moment.numpy(), 3, 10, False), rtol=1e-9, atol=1e-9
-    )
+    assert not found[:, dead].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -127,12 +112,8 @@ CALIBRATION_TOKENS = 4096
 
 def linears_with_moments(name: str) -> Iterator[tuple[LinearWeights, Tensor]]:
     """Every linear of an embedded model, and the second moment of its inputs on 4096 calibration tokens."""
-    source = resolve(name, None)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "fixtures" / "embedded" / name)
-    model = load_model(source, "cpu", torch.float32)
-    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
-    texts = choose_texts(source, None, None, None)
-    calibration = select_tokens(tokenizer, texts, EFFORTS["quick"], context, vocabulary).calibration
+    model, selected = embedded(name)
+    calibration = selected.calibration
     count = CALIBRATION_TOKENS // calibration.shape[1]
     chosen = calibration[np.arange(count) * len(calibration) // count]
     assert chosen.size == CALIBRATION_TOKENS
@@ -162,3 +143,25 @@ def test_gptq_errs_less_than_rounding_on_its_calibration_tokens(name: str) -> No
     assert {len(values) for values in ratios.values()} == {35}
     for values in ratios.values():
         assert float(np.median(values)) < 0.8
+
+
+# the clip search
+
+GROUP = 16
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("tokens", [10, 300], ids=["fewer tokens than channels", "many"])
+def test_the_limits_are_those_of_replayed_tokens(bits: int, tokens: int) -> None:
+    rng = np.random.default_rng(bits)
+    weight = rng.standard_t(3, size=(12, 4 * GROUP))  # heavy tails: something to clip
+    weight[0] = np.abs(weight[0]) + 0.3  # one sign
+    weight[1, :GROUP] = 0.0
+    x = rng.normal(size=(tokens, 4 * GROUP)) @ rng.normal(size=(4 * GROUP, 4 * GROUP))
+    x[:, 5] *= 30
+    x[:, 3 * GROUP :] = 0.0  # a group that no token reaches: nothing is clipped
+    found = search_clipping(torch.from_numpy(weight), torch.from_numpy(x.T @ x), bits, GROUP).numpy()
+    np.testing.assert_allclose(found, reference_gptq.clip_limits(weight, x, bits, GROUP), rtol=1e-12)
+    largest = np.abs(weight).reshape(12, 4, GROUP).max(axis=-1)
+    np.testing.assert_array_equal(found[:, 3], largest[:, 3])
+    assert (found < largest).mean() > 0.2  # the search has something to find here

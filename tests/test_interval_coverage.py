@@ -9,7 +9,7 @@ Everything is seeded: the numbers are the same on every run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -40,18 +40,16 @@ def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", RESAMPLES)
 
 
-def linears(rng: np.random.Generator, blocks: int) -> np.ndarray:
+def linears(rng: np.random.Generator, blocks: int, shared: np.ndarray | None = None) -> np.ndarray:
     """`[blocks, 7]`: each family has its own level, each block a deviation that its linears share."""
-    shared = rng.normal(size=(blocks, 1))
+    shared = rng.normal(size=(blocks, 1)) if shared is None else shared
     own = rng.normal(size=(blocks, len(FAMILIES)))
     return FAMILIES + BLOCK_SPREAD * shared + LINEAR_SPREAD * own
 
 
 def heavy_linears(rng: np.random.Generator, blocks: int) -> np.ndarray:
     """The same, with a heavy-tailed block effect: now and then one block is unlike the others."""
-    shared = rng.standard_t(3, size=(blocks, 1))
-    own = rng.normal(size=(blocks, len(FAMILIES)))
-    return FAMILIES + BLOCK_SPREAD * shared + LINEAR_SPREAD * own
+    return linears(rng, blocks, rng.standard_t(3, size=(blocks, 1)))
 
 
 def pairs(rng: np.random.Generator, blocks: int) -> np.ndarray:
@@ -69,14 +67,14 @@ def median(rows: np.ndarray) -> Statistic:
     return pooled(rows, np.median)
 
 
-def contrast(rows: np.ndarray) -> Statistic:
-    return lambda index: rows[:, INSIDE][index].mean(axis=(-2, -1)) - rows[:, ~INSIDE][index].mean(axis=(-2, -1))
+def contrast(rows: np.ndarray, average: Callable[..., np.ndarray] = np.mean) -> Statistic:
+    return lambda index: (
+        average(rows[:, INSIDE][index], axis=(-2, -1)) - average(rows[:, ~INSIDE][index], axis=(-2, -1))
+    )
 
 
 def contrast_of_medians(rows: np.ndarray) -> Statistic:
-    return lambda index: (
-        np.median(rows[:, INSIDE][index], axis=(-2, -1)) - np.median(rows[:, ~INSIDE][index], axis=(-2, -1))
-    )
+    return contrast(rows, np.median)
 
 
 def log_ratio(rows: np.ndarray) -> Statistic:
@@ -107,15 +105,19 @@ def truth_of(draw: Draw, make: MakeStatistic) -> float:
     return float(make(population)(np.arange(len(population))))
 
 
-def coverage(draw: Draw, make: MakeStatistic, blocks: int, datasets: int = DATASETS) -> float:
+def share_held(truth: float, made: Iterable[Interval]) -> float:
+    """Share of intervals that hold the truth."""
+    return float(np.mean([interval.lower <= truth <= interval.upper for interval in made]))
+
+
+def coverage(draw: Draw, make: MakeStatistic, blocks: int) -> float:
     """Share of datasets whose interval holds the truth."""
-    truth = truth_of(draw, make)
     rng = np.random.default_rng(blocks)
-    held = 0
-    for seed in range(datasets):
-        interval = cluster_estimate(make(draw(rng, blocks)), blocks, resampled="blocks", seed=seed).interval
-        held += interval.lower <= truth <= interval.upper
-    return held / datasets
+    drawn = (make(draw(rng, blocks)) for _ in range(DATASETS))
+    return share_held(
+        truth_of(draw, make),
+        (cluster_estimate(each, blocks, resampled="blocks", seed=seed).interval for seed, each in enumerate(drawn)),
+    )
 
 
 @pytest.mark.parametrize("blocks", [4, 5, 6])
@@ -185,21 +187,15 @@ def test_the_suite_s_own_number_of_resamples_settles_the_interval() -> None:
 def test_the_difference_to_untrained_twins_is_covered(blocks: int) -> None:
     """Hold pairs of blocks, and the variance between three twins' seeds, as `against_twin.minus_twin` does."""
     rng = np.random.default_rng(blocks)
-    held = 0
-    for seed in range(DATASETS):
+
+    def made(seed: int) -> Interval:
         mine = linears(rng, blocks)
         twins = [rng.normal(0, 0.1) + 0.5 * linears(rng, blocks) for _ in range(3)]
-        seeds = np.array([twin.mean() for twin in twins])
-        interval = cluster_estimate(
-            mean(mine - np.mean(twins, axis=0)),
-            blocks,
-            resampled="blocks",
-            seed=seed,
-            further_variance=seeds.var(ddof=1) / 3,
-            further_degrees=2,
-        ).interval
-        held += interval.lower <= 0.5 * FAMILIES.mean() <= interval.upper
-    assert held / DATASETS >= NOMINAL_AT_LEAST
+        further = {"further_variance": np.var([twin.mean() for twin in twins], ddof=1) / 3, "further_degrees": 2}
+        rows = mean(mine - np.mean(twins, axis=0))
+        return cluster_estimate(rows, blocks, resampled="blocks", seed=seed, **further).interval
+
+    assert share_held(0.5 * FAMILIES.mean(), map(made, range(DATASETS))) >= NOMINAL_AT_LEAST
 
 
 GROUPS, TOKENS, CHANNELS = 16, 512, 8
@@ -233,10 +229,8 @@ def kurtosis_of(spread: float, wide_share: float) -> float:
 @pytest.mark.parametrize(("spread", "wide_share"), [(0.0, 0.0), (0.0, 0.05), (0.05, 0.05), (0.1, 0.05)])
 def test_the_kurtosis_of_one_linear_s_input_is_covered(spread: float, wide_share: float) -> None:
     rng = np.random.default_rng(7)
-    truth = kurtosis_of(spread, wide_share)
-    made = [kurtosis_interval(rng, spread, wide_share) for _ in range(300)]
-    held = np.mean([interval.lower <= truth <= interval.upper for interval in made])
-    assert held >= 0.90  # Monte-Carlo standard error: 1.3 points
+    made = (kurtosis_interval(rng, spread, wide_share) for _ in range(300))
+    assert share_held(kurtosis_of(spread, wide_share), made) >= 0.90  # Monte-Carlo standard error: 1.3 points
 
 
 def test_a_kurtosis_that_hangs_on_few_documents_is_understated_never_overstated() -> None:
@@ -258,33 +252,30 @@ def test_the_enrichment_of_one_linear_is_covered(largest: float) -> None:
     rng = np.random.default_rng(8)
     level = np.exp(0.3 * np.random.default_rng(9).normal(size=128))
     level[17] = largest * level.max()
-    truth = enrichment(level)
-    held = 0
-    for _ in range(DATASETS):
+
+    def made(_: int) -> Interval:
         groups = level * rng.gamma(25.0, 1 / 25.0, size=(GROUPS, 128))  # each channel's spread: 20%
         total = groups.sum(axis=0)
         without = np.array([enrichment((total - group) / (GROUPS - 1)) for group in groups])
-        interval = jackknife_estimate(
+        return jackknife_estimate(
             enrichment(total / GROUPS), without, resampled="groups of windows", logarithmic=True
         ).interval
-        held += interval.lower <= truth <= interval.upper
-    assert held / DATASETS >= NOMINAL_AT_LEAST
+
+    assert share_held(enrichment(level), map(made, range(DATASETS))) >= NOMINAL_AT_LEAST
 
 
 @pytest.mark.parametrize("size", [4, 6])
 def test_two_samples_are_covered(size: int) -> None:
     """A smooth statistic of two independent samples: the difference of their logarithmic means."""
     rng = np.random.default_rng(size)
-    held = 0
-    for _ in range(DATASETS):
-        samples = [np.exp(linears(rng, blocks)).mean(axis=1) for blocks in (size, 6)]
 
-        def statistic(kept: list[np.ndarray], samples: list[np.ndarray] = samples) -> float:
-            return float(np.log(samples[0][kept[0]].mean() / samples[1][kept[1]].mean()))
+    def made(_: int) -> Interval:
+        first, second = (np.exp(linears(rng, blocks)).mean(axis=1) for blocks in (size, 6))
+        return two_sample_jackknife(
+            lambda kept: float(np.log(first[kept[0]].mean() / second[kept[1]].mean())), [size, 6], resampled="blocks"
+        ).interval
 
-        interval = two_sample_jackknife(statistic, [size, 6], resampled="blocks").interval
-        held += interval.lower <= 0.0 <= interval.upper
-    assert held / DATASETS >= NOMINAL_AT_LEAST
+    assert share_held(0.0, map(made, range(DATASETS))) >= NOMINAL_AT_LEAST
 
 
 @pytest.mark.parametrize("sizes", [(4, 4), (5, 6), (6, 6)])
@@ -295,13 +286,13 @@ def test_the_profile_of_two_sizes_is_covered(monkeypatch: pytest.MonkeyPatch, si
     truth = float(rank_correlation(first.ravel(), second.ravel()))
     monkeypatch.setattr(agreement, "_kurtosis_by_block", lambda table: table)
     rng = np.random.default_rng(sum(sizes))
-    held = 0
-    for _ in range(DATASETS // 2):
+
+    def made(_: int) -> Interval:
         tables = []
         for cells, blocks in zip((first, second), sizes, strict=True):
             third = np.arange(blocks) * 3 // blocks
             tables.append(cells[third] * np.exp(0.3 * rng.normal(size=(blocks, 4))))
-        interval = agreement.profile_correlation((tables[0], tables[1])).interval  # type: ignore[arg-type]
-        held += interval.lower <= truth <= interval.upper
-    assert held / (DATASETS // 2) >= NOMINAL_AT_LEAST
+        return agreement.profile_correlation((tables[0], tables[1])).interval  # type: ignore[arg-type]
+
+    assert share_held(truth, map(made, range(DATASETS // 2))) >= NOMINAL_AT_LEAST
     assert truth > 0.9

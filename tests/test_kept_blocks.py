@@ -22,11 +22,6 @@ NUMBERS = (xr.Dataset({"x": 42}),)
 
 
 @pytest.fixture
-def lines():
-    return []
-
-
-@pytest.fixture
 def blocks(tmp_path, lines):
     return BlocksOnDisk(tmp_path / "entry" / "blocks" / "layers", lines.append)
 
@@ -115,10 +110,6 @@ def test_what_a_killed_process_was_writing_is_not_taken_for_a_block(blocks, line
     assert lines == []
 
 
-def cached(folder, **options):
-    return MeasurementCache(folder, **options)
-
-
 def stopped(cache, key=KEY):
     """A measurement that keeps two blocks and ends in Ctrl-C."""
 
@@ -148,9 +139,9 @@ def resumed(cache, key=KEY):
 
 
 def test_a_stopped_measurement_finds_its_blocks_and_a_whole_entry_has_none(tmp_path):
-    stopped(cached(tmp_path))
-    assert not cached(tmp_path).holds(KEY)
-    assert resumed(cached(tmp_path)) == [0, 1]
+    stopped(MeasurementCache(tmp_path))
+    assert not MeasurementCache(tmp_path).holds(KEY)
+    assert resumed(MeasurementCache(tmp_path)) == [0, 1]
     assert sorted(path.name for path in tmp_path.rglob("measurements/**/*") if path.is_file()) == [
         "a.nc",
         "checksums.json",
@@ -159,27 +150,26 @@ def test_a_stopped_measurement_finds_its_blocks_and_a_whole_entry_has_none(tmp_p
 
 
 def test_blocks_belong_to_one_key_and_one_stage(tmp_path):
-    stopped(cached(tmp_path))
-    assert resumed(cached(tmp_path), "cd" * 32) == []
-    assert cached(tmp_path).kept_blocks(KEY, "losses").read(0) is None
-    assert resumed(cached(tmp_path)) == [0, 1]
+    stopped(MeasurementCache(tmp_path))
+    assert resumed(MeasurementCache(tmp_path), "cd" * 32) == []
+    assert MeasurementCache(tmp_path).kept_blocks(KEY, "losses").read(0) is None
+    assert resumed(MeasurementCache(tmp_path)) == [0, 1]
 
 
 def test_a_refresh_begins_without_the_blocks_of_earlier_runs(tmp_path):
-    stopped(cached(tmp_path))
-    assert resumed(cached(tmp_path, refresh=True)) == []
+    stopped(MeasurementCache(tmp_path))
+    assert resumed(MeasurementCache(tmp_path, refresh=True)) == []
 
 
 def test_a_refresh_that_was_killed_goes_on_only_without_the_option(tmp_path):
-    refresh = cached(tmp_path, refresh=True)
+    refresh = MeasurementCache(tmp_path, refresh=True)
     stopped(refresh)
-    again = cached(tmp_path, refresh=True)
+    again = MeasurementCache(tmp_path, refresh=True)
     stopped(again)
     assert again.kept_blocks(KEY, "layers").read(1) is not None  # its own
-    assert resumed(cached(tmp_path)) == [0, 1]
+    assert resumed(MeasurementCache(tmp_path)) == [0, 1]
     # Where an older entry is whole, it is read, and the refresh's blocks are dropped.
-    stopped(cached(tmp_path, refresh=True))
+    stopped(MeasurementCache(tmp_path, refresh=True))
     assert list(tmp_path.rglob("blocks")) != []
-    unwanted = pytest.fail
-    cached(tmp_path).datasets(KEY, ("a",), unwanted)
+    MeasurementCache(tmp_path).datasets(KEY, ("a",), pytest.fail)
     assert list(tmp_path.rglob("blocks")) == []

@@ -62,12 +62,6 @@ Make = Callable[..., LossesByLook]
 
 
 @pytest.fixture
-def lines() -> list[str]:
-    """What the cache reports."""
-    return []
-
-
-@pytest.fixture
 def make(tmp_path: Path, model: Any, layers: Measured, lines: list[str]) -> Make:
     """Losses by look, all with one empty cache."""
 

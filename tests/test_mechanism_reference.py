@@ -8,10 +8,10 @@ import torch
 
 from awq_core.measure.layers.errors import exhaustive_errors
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.measured import Measured
+from awq_core.measured import SPLITS, Measured
 from awq_core.quantization.quantizers import DEPLOYED
 from tests import reference_diagnostic as reference
-from tests.structured_model import measured_layers, structured_model, tokens, weights_of
+from tests.structured_model import measured_layers, structured_model, tokens
 
 CALIBRATION, HELDOUT = tokens(7), tokens(19, length=24, seed=1)
 FACTORS = (1.0, 1.25, 1.5, 2.0, 4.0)
@@ -24,19 +24,19 @@ def measured() -> Measured:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    return weights_of(structured_model(intermediate_size=256))
+    return reference.weights_of(structured_model(intermediate_size=256))
 
 
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, dict[str, np.ndarray]]:
     model = structured_model(intermediate_size=256)
     return {
-        "calibration": reference.captured_inputs(model, CALIBRATION),
-        "heldout": reference.captured_inputs(model, HELDOUT),
+        split: reference.captured_inputs(model, ids) for split, ids in zip(SPLITS, (CALIBRATION, HELDOUT), strict=True)
     }
 
 
 Inputs = dict[str, dict[str, np.ndarray]]
+judged = pytest.mark.parametrize(("split", "bits"), [(split, bits) for split in SPLITS for bits in (3, 4)])
 
 
 def scaled_error(weight: np.ndarray, scales: np.ndarray, bits: int, x: np.ndarray) -> float:
@@ -44,8 +44,7 @@ def scaled_error(weight: np.ndarray, scales: np.ndarray, bits: int, x: np.ndarra
     return reference.replayed_error(weight, quantized, x)
 
 
-@pytest.mark.parametrize("bits", [3, 4])
-@pytest.mark.parametrize("split", ["calibration", "heldout"])
+@judged
 def test_scaling_down_is_the_inverse_of_the_published_scale(
     measured: Measured, weights: dict[str, np.ndarray], inputs: Inputs, split: str, bits: int
 ) -> None:
@@ -58,8 +57,7 @@ def test_scaling_down_is_the_inverse_of_the_published_scale(
         np.testing.assert_allclose(table.sel(linear=name), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("bits", [3, 4])
-@pytest.mark.parametrize("split", ["calibration", "heldout"])
+@judged
 def test_a_factor_multiplies_the_salient_channels_alone(
     measured: Measured, weights: dict[str, np.ndarray], inputs: Inputs, split: str, bits: int
 ) -> None:
@@ -115,13 +113,7 @@ def test_weights_so_small_that_the_floor_under_the_step_counts_do_change() -> No
         moments.append(SecondMoment(64, torch.float64))
         moments[-1].update(torch.eye(64, dtype=torch.float64))
     found = exhaustive_errors(weight, torch.ones(64, dtype=torch.float64), moments, (DEPLOYED,), (4, 3)).mechanism
-    expected = sum(
-        int(
-            (
-                reference.quantized(4 * weight.numpy(), "asym-g128", b) / 4
-                != reference.quantized(weight.numpy(), "asym-g128", b)
-            ).sum()
-        )
-        for b in (4, 3)
-    )
+    small = weight.numpy()
+    pairs = [[reference.quantized(k * small, "asym-g128", bits) / k for k in (4, 1)] for bits in (4, 3)]
+    expected = sum(int((scaled != plain).sum()) for scaled, plain in pairs)
     assert found.uniform_changed == expected > 0

@@ -23,7 +23,7 @@ from awq_core.measure.methods.table import (
 )
 from tests import reference_diagnostic as reference
 from tests import reference_gptq
-from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, texts, tokens, weights_of
+from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, texts, tokens
 
 HELDOUT = tokens(4, seed=3)
 TWO_BLOCKS = range(2)
@@ -63,7 +63,7 @@ def kept_columns(made: MethodPass, method: str) -> dict[str, list[int]]:
     quantized, rounded = parameters(made, method), parameters(made, "rtn")
     assert quantized.keys() == rounded.keys()
     found = {}
-    for name, weight in weights_of(made.blocks.model).items():
+    for name, weight in reference.weights_of(made.blocks.model).items():
         kept = (quantized[name] == weight).all(axis=0)
         np.testing.assert_array_equal(quantized[name][:, ~kept], rounded[name][:, ~kept])
         found[name] = np.flatnonzero(kept).tolist()
@@ -79,7 +79,7 @@ def test_exactly_the_chosen_columns_are_kept(made: MethodPass) -> None:
     by_activation, by_weight = kept_columns(made, "keep-activation"), kept_columns(made, "keep-weight")
     at_random = [kept_columns(made, method) for method in RANDOM]
     inputs = reference.captured_inputs(made.blocks.model, texts()[""])
-    for name, weight in weights_of(made.blocks.model).items():
+    for name, weight in reference.weights_of(made.blocks.model).items():
         count = max(1, weight.shape[1] // 100)
         assert count == (2 if name.endswith("down_proj") else 1)
         magnitude, size = np.abs(inputs[name]).mean(axis=0), np.abs(weight).mean(axis=0)
@@ -138,7 +138,7 @@ def test_what_deploys_changes_only_what_a_checkpoint_of_the_architecture_has(mad
 def test_round_to_nearest_is_redrawn_by_flipping_signs_around_it(made: MethodPass, layers: LayerFindings) -> None:
     for draw in (1, 2):
         redrawn = parameters(made, "rtn", draw=draw)
-        for name, weight in weights_of(made.blocks.model).items():
+        for name, weight in reference.weights_of(made.blocks.model).items():
             signs = redraw_signs(layers.seed, draw, name, weight.shape[1]).numpy()
             expected = reference.quantized(weight * signs, "asym-g128", 3) * signs
             np.testing.assert_allclose(redrawn[name], expected, rtol=1e-12, atol=0)
@@ -152,7 +152,7 @@ def test_gptq_is_searched_anew_on_flipped_inputs(model: Any, layers: LayerFindin
     redrawn = parameters(made, method, draw=1)
     inputs = reference.captured_inputs(model, texts()[""])
     for name in (f"model.layers.{b}.self_attn.{p}_proj" for b in TWO_BLOCKS for p in "kv"):
-        weight = weights_of(model)[name]
+        weight = reference.weights_of(model)[name]
         signs = redraw_signs(layers.seed, 1, name, weight.shape[1]).numpy()
         x = inputs[name] * signs
         size = reference.group_size(weight.shape[1])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from awq_core.architectures.model import SUPPORTED_MODEL_TYPES
-from fixtures.errors import UserError
 from fixtures.models.checking import ModelDescription, describe
 from fixtures.models.loading import revision_of, weights_hash
 from fixtures.models.resolve import resolve
 from fixtures.models.weights import SINGLE
+from tests.refusals import assert_refused
 from tests.tiny_models import byte_tokenizer, write_model
 
 
@@ -30,17 +31,6 @@ def described(folder: Path) -> ModelDescription:
     return describe(resolve(str(folder), None))
 
 
-def message_of(folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        described(folder)
-    return str(caught.value)
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_a_good_model_is_described_from_its_headers(folder: Path) -> None:
     found = described(folder)
     attention, mlp = [(16, 16), (8, 16), (8, 16), (16, 16)], [(24, 16), (24, 16), (16, 24)]
@@ -50,15 +40,6 @@ def test_a_good_model_is_described_from_its_headers(folder: Path) -> None:
     assert sorted(found.linears) == sorted(2 * (attention + mlp))
     assert found.parameters == 260 * 16 + sum(rows * columns for rows, columns in found.linears) + norms_and_biases
     assert found.download_bytes == 0
-
-
-def test_gpt2_has_names_and_an_order_of_its_own(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=257, n_positions=32, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    found = describe(resolve(str(tmp_path), None))
-    assert (found.hidden_size, found.blocks, found.context, found.vocabulary) == (8, 1, 32, 257)
-    assert sorted(found.linears) == sorted([(24, 8), (8, 8), (32, 8), (8, 32)])
 
 
 def test_a_sharded_model_is_described_whole(folder: Path) -> None:
@@ -81,129 +62,104 @@ def shard(folder: Path) -> list[Path]:
     return [folder / file for file in halves]
 
 
-def test_a_missing_shard_is_named(folder: Path) -> None:
-    shard(folder)[1].unlink()
-    assert message_of(folder) == (
-        f"{folder}: model.safetensors.index.json names model-00002-of-00002.safetensors, which is not there; "
-        "copy or download it again"
-    )
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}'])
-def test_a_broken_index_is_named(folder: Path, text: str) -> None:
-    index = folder / "model.safetensors.index.json"
-    index.write_text(text)
-    assert message_of(folder).startswith(f"{index}: no valid index of weights (")
-
-
 def test_an_embedded_model_that_is_not_there_is_named() -> None:
-    source = resolve("embedded-tiny", None)
-    gone = type(source)(source.name, Path("/no/such/folder"), None, None, "embedded", "embedded")
-    with pytest.raises(UserError) as caught:
-        describe(gone)
-    assert str(caught.value) == (
-        "embedded-tiny: the folder /no/such/folder is not there; check the installation, or the path"
-    )
+    source = replace(resolve("embedded-tiny", None), location=Path("/no/such/folder"))
+    words = "embedded-tiny: the folder /no/such/folder is not there; check the installation, or the path"
+    assert_refused(words, describe, source)
 
 
-def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
-    assert message_of(tmp_path) == f"{tmp_path}: no model: no config.json is there; give the folder that holds one"
+Change = Callable[[Path], object]
 
 
-def test_a_configuration_that_is_no_json(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": ')
-    assert message_of(folder).startswith(f"{folder / 'config.json'}: no valid JSON (Expecting value: line 1")
+def writing(name: str, text: str) -> Change:
+    return lambda folder: (folder / name).write_text(text)
 
 
-def test_a_configuration_that_is_no_object(folder: Path) -> None:
-    (folder / "config.json").write_text("[1]")
-    assert message_of(folder) == (
-        f"{folder / 'config.json'}: no configuration of a model (a list); copy or download it again"
-    )
+def without(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
 
 
-def test_a_configuration_with_a_value_of_the_wrong_type(folder: Path) -> None:
-    change_config(folder, hidden_size="wide")
-    message = message_of(folder)
-    assert message.startswith(f"{folder / 'config.json'}: no valid configuration (")
-    assert message.endswith("); correct it")
+def configured(**changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
 
 
-def test_a_model_of_an_unknown_type(folder: Path) -> None:
-    change_config(folder, model_type="mamba")
-    assert message_of(folder) == (
-        f"{folder}: its blocks are of type 'mamba', which the suite does not know; "
-        f"supported: {', '.join(sorted(SUPPORTED_MODEL_TYPES))}"
-    )
+def called(name: str) -> Change:
+    return lambda folder: (folder / SINGLE).rename(folder / name)
 
 
-def test_a_model_that_is_already_quantized(folder: Path) -> None:
-    change_config(folder, quantization_config={"quant_method": "awq", "bits": 4})
-    assert message_of(folder) == (
-        f"{folder}: the model is already quantized (method awq); give the full-precision model it came from"
-    )
+def cut_after(kept: int) -> Change:
+    return lambda folder: (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:kept])
 
 
-def test_a_nested_quantization_is_seen_too(folder: Path) -> None:
-    change_config(folder, text_config={"quantization_config": {"quant_method": "gptq"}})
-    assert "already quantized (method gptq)" in message_of(folder)
+def with_integers(folder: Path) -> None:
+    up = {"model.layers.0.mlp.up_proj.weight": np.ones((24, 16), dtype=np.int8)}
+    save_file(load_file(folder / SINGLE) | up, folder / SINGLE, {"format": "pt"})
 
 
-def test_weights_stored_as_integers(folder: Path) -> None:
-    tensors = load_file(folder / SINGLE)
-    name = "model.layers.0.mlp.up_proj.weight"
-    save_file(tensors | {name: np.ones((24, 16), dtype=np.int8)}, folder / SINGLE, {"format": "pt"})
-    assert message_of(folder) == (
-        f"{folder}: the model is already quantized ({name} is stored as I8); give the full-precision model it came from"
-    )
+def of_a_narrow_model(folder: Path) -> None:
+    write_model(folder, vocab_size=100)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])
-def test_pickled_weights_are_refused(folder: Path, name: str) -> None:
-    (folder / SINGLE).rename(folder / name)
-    assert message_of(folder) == (
-        f"{folder}: the weights are pickled (.bin, .pt), which runs code when opened; "
-        "convert them to model.safetensors with save_pretrained first"
-    )
+INDEX, AGAIN = f"{SINGLE}.index.json", "copy or download it again"
+ORIGINAL = "give the full-precision model it came from"
+PICKLED = (
+    ": the weights are pickled (.bin, .pt), which runs code when opened; "
+    "convert them to model.safetensors with save_pretrained first"
+)
+BROKEN_INDEX, CUT = (
+    f"/{INDEX}: no valid index of weights (*",
+    f"/{SINGLE}: truncated or no safetensors file (*); {AGAIN}",
+)
+REFUSED: list[tuple[Change, str]] = [
+    (
+        lambda folder: shard(folder)[1].unlink(),
+        f": {INDEX} names model-00002-of-00002.safetensors, which is not there; {AGAIN}",
+    ),
+    *((writing(INDEX, text), BROKEN_INDEX) for text in ("{", "[]", '{"weight_map": 3}')),
+    (without("config.json"), ": no model: no config.json is there; give the folder that holds one"),
+    (writing("config.json", '{"model_type": '), "/config.json: no valid JSON (Expecting value: line 1*"),
+    (writing("config.json", "[1]"), f"/config.json: no configuration of a model (a list); {AGAIN}"),
+    (configured(hidden_size="wide"), "/config.json: no valid configuration (*); correct it"),
+    (
+        configured(model_type="mamba"),
+        ": its blocks are of type 'mamba', which the suite does not know; "
+        f"supported: {', '.join(sorted(SUPPORTED_MODEL_TYPES))}",
+    ),
+    (
+        configured(quantization_config={"quant_method": "awq", "bits": 4}),
+        f": the model is already quantized (method awq); {ORIGINAL}",
+    ),
+    (
+        configured(text_config={"quantization_config": {"quant_method": "gptq"}}),
+        f": the model is already quantized (method gptq); {ORIGINAL}",
+    ),
+    (
+        with_integers,
+        f": the model is already quantized (model.layers.0.mlp.up_proj.weight is stored as I8); {ORIGINAL}",
+    ),
+    *((called(name), PICKLED) for name in ("pytorch_model.bin", "consolidated.00.pth")),
+    (
+        without(SINGLE),
+        f": no model: neither {SINGLE} nor {INDEX} is there; give the folder or repository that holds the weights",
+    ),
+    *((cut_after(kept), CUT) for kept in (0, 4, 1000, -1)),
+    (without("tokenizer.json"), ": no tokenizer (such as tokenizer.json) beside the model; copy it into the folder"),
+    (writing("tokenizer.json", '{"version": '), f": the tokenizer cannot be read (*); {AGAIN}"),
+    (
+        of_a_narrow_model,
+        ": the tokenizer has ids up to 256, the model knows only 100 tokens; put the model's own tokenizer beside it",
+    ),
+]
 
 
-def test_a_folder_without_weights(folder: Path) -> None:
-    (folder / SINGLE).unlink()
-    assert message_of(folder) == (
-        f"{folder}: no model: neither model.safetensors nor model.safetensors.index.json is there; "
-        "give the folder or repository that holds the weights"
-    )
-
-
-@pytest.mark.parametrize("kept", [0, 4, 1000, -1])
-def test_truncated_weights_are_named(folder: Path, kept: int) -> None:
-    path = folder / SINGLE
-    path.write_bytes(path.read_bytes()[:kept])
-    message = message_of(folder)
-    assert message.startswith(f"{path}: truncated or no safetensors file (")
-    assert message.endswith("); copy or download it again")
-
-
-def test_a_missing_tokenizer(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "bare", with_tokenizer=False)
-    assert message_of(folder) == (
-        f"{folder}: no tokenizer (such as tokenizer.json) beside the model; copy it into the folder"
-    )
-
-
-def test_a_damaged_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text('{"version": ')
-    message = message_of(folder)
-    assert message.startswith(f"{folder}: the tokenizer cannot be read (")
-    assert message.endswith("); copy or download it again")
-
-
-def test_a_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "narrow", vocab_size=100)
-    assert message_of(folder) == (
-        f"{folder}: the tokenizer has ids up to 256, the model knows only 100 tokens; "
-        "put the model's own tokenizer beside it"
-    )
+@pytest.mark.parametrize(("change", "words"), REFUSED, ids=[f"{i}{words}" for i, (_, words) in enumerate(REFUSED)])
+def test_what_cannot_be_measured_is_named_in_one_line(folder: Path, change: Change, words: str) -> None:
+    change(folder)
+    assert_refused(f"{folder}{words}", described, folder)
 
 
 def test_a_padding_token_beyond_the_vocabulary_is_no_fault(tmp_path: Path) -> None:

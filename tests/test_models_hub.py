@@ -9,7 +9,6 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 
-from fixtures.errors import UserError
 from fixtures.models import hub
 from fixtures.models.checking import ModelDescription, describe
 from fixtures.models.loading import load_model, load_tokenizer, revision_of, weights_hash
@@ -17,6 +16,7 @@ from fixtures.models.registry import ALIASES
 from fixtures.models.resolve import resolve
 from fixtures.models.weights import SINGLE
 from tests.local_hub import COMMIT, REPOSITORY, LocalHub, local_hub
+from tests.refusals import refusal
 from tests.tiny_models import write_model
 
 
@@ -49,9 +49,7 @@ def described(name: str = REPOSITORY) -> ModelDescription:
 
 
 def message_of(name: str = REPOSITORY) -> str:
-    with pytest.raises(UserError) as caught:
-        described(name)
-    return str(caught.value)
+    return refusal(described, name)
 
 
 def is_cached(name: str) -> bool:
@@ -124,27 +122,22 @@ def test_a_cached_model_without_tokenizer_is_not_complete(server: LocalHub) -> N
     assert hub.cached(REPOSITORY, COMMIT) is None
 
 
+GATED = (
+    "the hub keeps this model gated; accept its terms on https://huggingface.co/org/tiny, "
+    "then log in with `hf auth login` or set HF_TOKEN"
+)
+NO_SUCH = (
+    "no such model on the hub, or a private one, and no folder of that name here; "
+    "check the spelling, or log in with `hf auth login`"
+)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        (
-            403,
-            "GatedRepo",
-            "the hub keeps this model gated; accept its terms on https://huggingface.co/org/tiny, "
-            "then log in with `hf auth login` or set HF_TOKEN",
-        ),
-        (
-            404,
-            "RepoNotFound",
-            "no such model on the hub, or a private one, and no folder of that name here; "
-            "check the spelling, or log in with `hf auth login`",
-        ),
-        (
-            401,
-            "RepoNotFound",
-            "no such model on the hub, or a private one, and no folder of that name here; "
-            "check the spelling, or log in with `hf auth login`",
-        ),
+        (403, "GatedRepo", GATED),
+        (404, "RepoNotFound", NO_SUCH),
+        (401, "RepoNotFound", NO_SUCH),
         (401, "", "the hub refused access (status 401); log in with `hf auth login` or correct HF_TOKEN"),
         (403, "", "the hub refused access (status 403); log in with `hf auth login` or correct HF_TOKEN"),
         (418, "", "the hub answered with status 418; try again later"),

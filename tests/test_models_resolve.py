@@ -1,13 +1,16 @@
-"""From the value of `--model` to where the model is."""
+"""From the value of `--model` to where the model is: the table of aliases, names of groups, folders, the hub."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fixtures.errors import UserError
-from fixtures.models.registry import ALIASES
+from fixtures.models.registry import ALIASES, DEFAULT_MODEL, EMBEDDED, GROUPS, expand
 from fixtures.models.resolve import EMBEDDED_FOLDER, ModelSource, resolve, resolve_all, safe_name
+from tests.refusals import refusal
 
 
 def model_folder(folder: Path, model_type: str = "llama") -> Path:
@@ -17,9 +20,7 @@ def model_folder(folder: Path, model_type: str = "llama") -> Path:
 
 
 def message_of(name: str, models_folder: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(name, models_folder)
-    return str(caught.value)
+    return refusal(resolve, name, models_folder)
 
 
 def test_a_hub_alias_is_its_repository_at_the_pin() -> None:
@@ -123,14 +124,8 @@ def test_but_a_gguf_file_is_a_model(tmp_path: Path) -> None:
     path = tmp_path / "a model.Q4_K.gguf"
     path.write_bytes(b"GGUF")
     found = resolve(str(path), None)
-    assert (found.name, found.gguf, found.location, found.kind, found.family) == (
-        "a-model.Q4_K",
-        path,
-        None,
-        "folder",
-        None,
-    )
-    assert found.label == str(path)
+    assert (found.name, found.gguf, found.location) == ("a-model.Q4_K", path, None)
+    assert (found.kind, found.family, found.label) == ("folder", None, str(path))
 
 
 def test_a_models_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -148,9 +143,7 @@ def test_each_model_is_found_once(tmp_path: Path) -> None:
 
 def test_two_models_that_would_share_an_output_folder_are_refused(tmp_path: Path) -> None:
     first, second = model_folder(tmp_path / "a" / "mine"), model_folder(tmp_path / "b" / "mine")
-    with pytest.raises(UserError) as caught:
-        resolve_all([str(first), str(second)], None)
-    assert str(caught.value) == (
+    assert refusal(resolve_all, [str(first), str(second)], None) == (
         f"--model {str(first)!r} and --model {str(second)!r} would both be written to 'mine': "
         "rename one folder, or measure them in two runs with different --output"
     )
@@ -173,3 +166,51 @@ def test_a_source_says_where_it_is() -> None:
 def test_a_user_error_is_one_line() -> None:
     with pytest.raises(ValueError, match="one line"):
         UserError("two\nlines")
+
+
+def test_the_table_of_aliases_says_of_each_what_its_kind_needs() -> None:
+    for name, alias in ALIASES.items():
+        assert alias.name == name
+        assert (alias.hub_id is not None) == (alias.kind == "hub")
+        assert (alias.package is not None) == (alias.kind == "packaged")
+    for members in GROUPS.values():
+        assert len({ALIASES[member].family for member in members}) == 1
+
+
+def test_a_pin_is_a_full_commit_and_no_two_models_share_one() -> None:
+    pins = [alias.revision for alias in ALIASES.values() if alias.revision is not None]
+    assert pins
+    assert all(len(pin) == 40 and set(pin) <= set("0123456789abcdef") for pin in pins)
+    assert len(set(pins)) == len(pins)
+
+
+def test_a_size_s_two_models_are_the_base_and_the_instruct_repository() -> None:
+    assert ALIASES["qwen0.5b"].hub_id == "Qwen/Qwen2.5-0.5B"
+    assert ALIASES["qwen7b-instruct"].hub_id == "Qwen/Qwen2.5-7B-Instruct"
+    assert ALIASES["qwen0.5b"].family == ALIASES["qwen7b"].family == "qwen2.5"
+    assert ALIASES["qwen0.5b-instruct"].family == "qwen2.5-instruct"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ([], ["smollm2-135m-q4"]),
+        ([EMBEDDED], ["embedded-tiny", "embedded-small"]),
+        (["planted-control", "qwen3b", "planted-control-tiny"], ["planted-control-tiny", "planted-control", "qwen3b"]),
+    ],
+)
+def test_a_group_is_written_out_once_and_in_order_and_no_name_means_the_packaged_model(
+    given: list[str], names: list[str]
+) -> None:
+    assert expand(given) == names
+    assert EMBEDDED not in ALIASES
+    assert DEFAULT_MODEL == "smollm2-135m-q4"
+
+
+def test_finding_a_model_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, fixtures.models.registry, fixtures.models.resolve, fixtures.errors;"
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"

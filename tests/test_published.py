@@ -8,35 +8,30 @@ import shutil
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from awq_core.measure.layers.mechanism import FACTORS
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from claims.support.claim import NotApplicableError
 from claims.support.published import published_for, read_published
-from claims.support.published_readings import READINGS, STRATEGIES
+from claims.support.published_readings import READINGS
 from reports.html.environment import macro
 from reports.published import sentence
 from tests import reporting_sessions
-from tests.hand_made import hand_made, set_channel, set_errors, set_site
+from tests.hand_made import hand_made, set_channel, set_errors, set_losses, set_site
+from tests.reporting_sessions import evidence, page
 from tests.suite_sessions import assert_no_traceback, everything
 
 
-def like(name, measured=None, *, windows=128, length=2048, text="WikiText-2 test", losses=None, identity=None):
+def like(name, *, windows=128, length=2048, text="WikiText-2 test", losses=None, identity=None):
     """Measurements under a name, with held-out tokens of a shape and everything measured that a reading asks for."""
-    measured = measured or hand_made()
-    strategies = [*STRATEGIES, *(f"keep-random{choice}-3" for choice in range(RANDOM_CHOICES))]
-    means = dict.fromkeys(strategies, 2.0) | (losses or {})
-    window_loss = np.repeat(np.array([means[s] for s in strategies])[:, None], 4, axis=1)
-    factors = np.tile(FACTORS, (measured.errors.sizes["linear"], 1))
-    errors = measured.errors.drop_vars(["step_changed", "step_ratio", "factor"], errors="ignore").assign(
-        step_changed=(("linear", "factor"), (factors - 1) / 10), step_ratio=(("linear", "factor"), factors)
-    )
+    measured = hand_made()
+    for strategy, loss in (losses or {}).items():
+        set_losses(measured, strategy, loss)
+    measured.errors["step_changed"][:] = (np.array(FACTORS) - 1) / 10
+    measured.errors["step_ratio"][:] = np.array(FACTORS)
     return dataclasses.replace(
         measured,
         name=name,
-        errors=errors.assign_coords(factor=list(FACTORS)),
-        losses=xr.Dataset({"window_loss": (("strategy", "window"), window_loss)}, {"strategy": strategies}),
         tokens={split: np.zeros((windows, length), dtype=np.int64) for split in ("calibration", "heldout")},
         provenance={**measured.provenance, "heldout_text": text, "id": identity or name},
     )
@@ -201,7 +196,7 @@ def test_the_sentence_and_the_section_say_how_many_agree():
 MODELS = '["qwen0.5b", "synthetic-small"]'
 CONFTEST = (
     reporting_sessions.CONFTEST.replace('["synthetic-small", "synthetic-tiny"]', MODELS).replace(
-        "MEASURED = []", f"MEASURED = [synthetic_measured(name, blocks=2, twins=0) for name in {MODELS}]"
+        "MEASURED = []", f"MEASURED = [lifelike(name, blocks=2, twins=0) for name in {MODELS}]"
     )
     + """
 from claims.support.published import published_for
@@ -212,28 +207,22 @@ def pytest_claims_published(measured):
 )
 
 
-def test_the_reports_show_them_for_such_a_model_and_for_no_other(pytester, monkeypatch):
+def test_the_reports_show_them_for_such_a_model_and_for_no_other(session, pytester, monkeypatch):
     monkeypatch.setattr("reports.output.draw_all", lambda measured, all_measured: {})
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(
-        "def test_a(judge): judge(models=('qwen0.5b',))\ndef test_b(judge): judge(models=('synthetic-small',))"
-    )
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    source = "def test_a(judge): judge(models=('qwen0.5b',))\ndef test_b(judge): judge(models=('synthetic-small',))"
+    result = session(source, conftest=CONFTEST)
     assert result.ret == 0
     lines = [line for line in result.outlines if "published" in line]
     assert len(lines) == 1
     assert re.match(r"qwen0\.5b: ours agree with \d+ of 38 comparable published numbers", lines[0])
 
-    def read(model, file):
-        return (pytester.path / "reports/out" / model / file).read_text("utf-8")
-
-    page = read("qwen0.5b", "report.html")
-    assert page.index('id="claims"') < page.index('id="published"') < page.index('id="provenance"')
-    assert 'id="published"' not in read("synthetic-small", "report.html")
-    published = json.loads(read("qwen0.5b", "evidence.json"))["published"]
+    written = page(pytester, "qwen0.5b")
+    assert written.index('id="claims"') < written.index('id="published"') < written.index('id="provenance"')
+    assert 'id="published"' not in page(pytester)
+    published = evidence(pytester, "qwen0.5b")["published"]
     assert len(published) == 49
     assert {"quantity", "value", "ours", "agrees", "definition", "differs", "not_comparable"} <= published[0].keys()
-    assert json.loads(read("synthetic-small", "evidence.json"))["published"] == []
+    assert evidence(pytester)["published"] == []
 
 
 def test_the_claims_answer_the_reports_question(suite):

@@ -16,7 +16,7 @@ from reports.figures.perplexity import perplexity_by_strategy
 from reports.figures.reduction import reduction_across_models, reduction_by_family, reduction_by_linear
 from reports.figures.saliency import hockey_stick
 from reports.figures.surface import importance_surface
-from tests.synthetic_measured import synthetic_measured
+from tests.hand_made import ROLES, lifelike, set_site
 
 ALL = [
     "hockey_stick",
@@ -33,6 +33,12 @@ ALL = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def styled():
+    with style():
+        yield
+
+
 def assert_drawn(drawing):
     pixels = imread(io.BytesIO(drawing.png))[..., :3]
     inked = (pixels < 0.9).any(axis=-1)
@@ -42,9 +48,9 @@ def assert_drawn(drawing):
 
 
 def test_every_figure_is_drawn():
-    measured = synthetic_measured()
+    measured = lifelike()
     before = dict(mpl.rcParams)
-    drawings = draw_all(measured, [measured, synthetic_measured("synthetic-tiny", blocks=4, width=64, seed=1)])
+    drawings = draw_all(measured, [measured, lifelike("synthetic-tiny", blocks=4, width=64, seed=1)])
     assert list(drawings) == ALL
     for drawing in drawings.values():
         assert_drawn(drawing)
@@ -55,7 +61,7 @@ def test_every_figure_is_drawn():
     ("blocks", "width", "twins", "with_losses"), [(1, 128, 0, False), (4, 32, 1, True), (30, 64, 2, True)]
 )
 def test_figures_of_unusual_models(blocks, width, twins, with_losses):
-    measured = synthetic_measured(blocks=blocks, width=width, twins=twins, with_losses=with_losses)
+    measured = lifelike(blocks=blocks, width=width, twins=twins, with_losses=with_losses)
     drawings = draw_all(measured, [measured])
     assert list(drawings) == (ALL if with_losses else ALL[:-1])
     for drawing in drawings.values():
@@ -63,8 +69,7 @@ def test_figures_of_unusual_models(blocks, width, twins, with_losses):
 
 
 def test_a_figure_can_be_shown_without_its_title():
-    with style():
-        drawing = kurtosis_by_block(synthetic_measured())
+    drawing = kurtosis_by_block(lifelike())
     whole = imread(io.BytesIO(drawing.png))
     below = imread(io.BytesIO(drawing.below_title.png))
     assert below.shape == (drawing.below_title.height, drawing.below_title.width, *below.shape[2:])
@@ -73,7 +78,7 @@ def test_a_figure_can_be_shown_without_its_title():
 
 
 def test_another_architectures_families_are_drawn_under_their_own_names():
-    measured = synthetic_measured()
+    measured = lifelike()
     names = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "dense", "gate": "fc1", "up": "fc1", "down": "fc2"}
     families = [names[family] for family in measured.channels["linear_family"].values]
     measured.channels["linear_family"] = ("linear", families)
@@ -85,53 +90,46 @@ def test_another_architectures_families_are_drawn_under_their_own_names():
 
 
 def test_wide_models_are_drawn_with_the_largest_of_neighbours():
-    measured = synthetic_measured(blocks=2, width=512)
-    with style():
-        drawing = importance_surface(measured, "down")
+    measured = lifelike(blocks=2, width=512)
+    drawing = importance_surface(measured, "down")
     assert "1,024 channels in 256 places" in drawing.reading
     assert_drawn(drawing)
 
 
 def test_the_surface_names_the_tallest_channel():
-    measured = synthetic_measured()
-    measured.channels["magnitude"].loc[{"site": "3.mlp_out", "channel": 77}] = 500.0
-    with style():
-        assert importance_surface(measured, "down").finding.startswith(
-            "down's tallest tower, block 3's channel 77, stands "
-        )
-        assert importance_surface(measured, "experts") is None
+    measured = lifelike()
+    measured.channels["magnitude"].loc[{"site": "3 mlp_out", "channel": 77}] = 500.0
+    assert importance_surface(measured, "down").finding.startswith(
+        "down's tallest tower, block 3's channel 77, stands "
+    )
+    assert importance_surface(measured, "experts") is None
 
 
 def test_the_hockey_stick_states_the_most_concentrated_linears_share():
-    measured = synthetic_measured()
+    measured = lifelike()
     measured.channels["weight_size"].loc[{"linear": "model.layers.4.mlp.gate_proj"}] = 1.0
     magnitude = measured.channels["magnitude"]
-    magnitude.loc[{"site": "4.mlp_in"}] = np.where(np.isfinite(magnitude.sel(site="4.mlp_in")), 1.0, np.nan)
-    magnitude.loc[{"site": "4.mlp_in", "channel": 5}] = 127.0
+    magnitude.loc[{"site": "4 mlp_in"}] = np.where(np.isfinite(magnitude.sel(site="4 mlp_in")), 1.0, np.nan)
+    magnitude.loc[{"site": "4 mlp_in", "channel": 5}] = 127.0
     measured.channels["weight_size"].loc[{"linear": "model.layers.4.mlp.up_proj", "channel": 5}] = 0.0
-    with style():
-        finding = hockey_stick(measured).finding
+    finding = hockey_stick(measured).finding
     # One of 128 channels has importance 127, the others 1 each: half of all of it, 64 times its share.
     assert finding.startswith("The top 1% of channels hold 50% of the importance in block 4's gate, 64× their share")
 
 
 def set_kurtosis(measured, behind, rest):
-    heavy = measured.channels["site_role"].isin(["attention_out", "mlp_out"])
-    kurtosis = measured.channels["excess_kurtosis"]
-    values = np.where(heavy.values[None, :, None], behind, rest)
-    measured.channels["excess_kurtosis"] = kurtosis.copy(data=np.where(np.isfinite(kurtosis), values, np.nan))
+    for role in ROLES:
+        set_site(measured, "excess_kurtosis", role, behind if role.endswith("out") else rest)
 
 
 def test_the_kurtosis_figure_states_the_ratio_and_the_twins():
-    measured = synthetic_measured(twins=1)
+    measured = lifelike(twins=1)
     set_kurtosis(measured, 3.8, 0.1)
     set_kurtosis(measured.twins[0], 2.1, 0.1)
-    with style():
-        finding = kurtosis_by_block(measured).finding
+    finding = kurtosis_by_block(measured).finding
     assert finding == "o and down carry 38× the kurtosis of the rest (3.8 against 0.1); in the untrained twin 21×"
     set_kurtosis(measured, 4.0, -0.02)
-    with style():
-        assert "80× the kurtosis of the rest (4 against −0.02, floored at 0.05)" in kurtosis_by_block(measured).finding
+    assert "80× the kurtosis of the rest (4 against −0.02, floored at 0.05)" in kurtosis_by_block(measured).finding
 
 
 def set_reduction(measured, factor_by_name):
@@ -143,55 +141,48 @@ def set_reduction(measured, factor_by_name):
 
 
 def test_the_reduction_map_names_the_linear_that_gains_most():
-    measured = synthetic_measured(blocks=4)
+    measured = lifelike(blocks=4)
     names = measured.errors["linear"].values
     set_reduction(measured, {names[0]: 1.5, names[9]: 4.0})
-    with style():
-        finding = reduction_by_linear(measured).finding
+    finding = reduction_by_linear(measured).finding
     assert finding == f"{percent(2 / 28)} of linears gain more than 1% at 3 bits; most gains block 1's v, 4.0×"
 
 
 def test_the_family_figure_says_when_mean_and_median_disagree():
-    measured = synthetic_measured(blocks=5)
+    measured = lifelike(blocks=5)
     names = [str(name) for name in measured.errors["linear"].values]
     factors = {name: 1.3 for name in names if "up_proj" in name} | {"model.layers.0.mlp.down_proj": 6.0}
     set_reduction(measured, factors)
-    with style():
-        finding = reduction_by_family(measured).finding
+    finding = reduction_by_family(measured).finding
     assert finding == "Mean and median tell different stories: by mean down gains most (2.0×), by median up (1.30×)"
 
 
 def test_the_comparison_counts_the_models_and_says_when_there_is_only_one():
-    first, second = synthetic_measured("a"), synthetic_measured("b", seed=2)
+    first, second = lifelike("a"), lifelike("b", seed=2)
     downs = [str(n) for n in first.errors["linear"].values if "down_proj" in n or "o_proj" in n]
     set_reduction(first, dict.fromkeys(downs, 2.0))
     set_reduction(second, {})
-    with style():
-        assert reduction_across_models([first, second]).finding == (
-            "o and down gain over 0.05 more than the rest in 1 of 2 models "
-            "(mean 2.0× against 1.00×, 1.00× against 1.00×)"
-        )
-        assert reduction_across_models([first]).finding.startswith(
-            "On a, the only model measured, o and down gain 2.0×"
-        )
+    assert reduction_across_models([first, second]).finding == (
+        "o and down gain over 0.05 more than the rest in 1 of 2 models (mean 2.0× against 1.00×, 1.00× against 1.00×)"
+    )
+    assert reduction_across_models([first]).finding.startswith("On a, the only model measured, o and down gain 2.0×")
 
 
 def test_the_perplexity_figure_states_what_awq_wins_back():
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     gaps = {"rtn-4": 0.04, "awq-block-4": 0.03, "rtn-3": 0.2, "awq-block-3": 0.25}
     for strategy, gap in (gaps | {"awq-block-clip-4": 0.02, "awq-block-clip-3": 0.15}).items():
         loss.loc[{"strategy": strategy}] = loss.sel(strategy="full") + gap
-    with style():
-        assert perplexity_by_strategy(measured).finding == (
-            "At 4 bits AWQ wins back 25% of the 0.04 nats RTN loses (50% won back with clipping); "
-            "at 3 bits AWQ loses 25% more than RTN's 0.2 nats (25% won back with clipping)"
-        )
-        assert perplexity_by_strategy(synthetic_measured(with_losses=False)) is None
+    assert perplexity_by_strategy(measured).finding == (
+        "At 4 bits AWQ wins back 25% of the 0.04 nats RTN loses (50% won back with clipping); "
+        "at 3 bits AWQ loses 25% more than RTN's 0.2 nats (25% won back with clipping)"
+    )
+    assert perplexity_by_strategy(lifelike(with_losses=False)) is None
 
 
 def test_the_perplexity_figure_compares_methods_on_the_windows_of_both():
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     first = np.arange(loss.sizes["window"]) < loss.sizes["window"] // 2
     # RTN loses 0.04 nats where AWQ was scored, and ten times as much where it was not.
@@ -199,8 +190,7 @@ def test_the_perplexity_figure_compares_methods_on_the_windows_of_both():
         loss.loc[{"strategy": strategy}] = loss.sel(strategy="full") + gap
     loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="awq-block-4").where(first)
     measured.losses.attrs["looks"] = json.dumps({"count": 2})
-    with style():
-        assert "At 4 bits AWQ wins back 25% of the 0.04 nats" in perplexity_by_strategy(measured).finding
+    assert "At 4 bits AWQ wins back 25% of the 0.04 nats" in perplexity_by_strategy(measured).finding
 
 
 def test_families_have_distinct_colours_and_unknown_ones_keep_theirs():

@@ -10,8 +10,8 @@ from reports.diagnostic_file import diagnostic, write_diagnostic
 from reports.evidence_file import plain, read_evidence, write_evidence
 from reports.output import write_tokens
 from reports.writing import write_whole
+from tests.hand_made import lifelike
 from tests.synthetic_claim import synthetic_claim
-from tests.synthetic_measured import synthetic_measured
 
 AWQ_DIAG_LAYER_FIELDS = {
     "module_type",
@@ -36,7 +36,7 @@ AWQ_DIAG_FAMILY_FIELDS = {
 
 
 def test_evidence_comes_back_as_it_was_written(tmp_path):
-    measured = synthetic_measured()
+    measured = lifelike()
     claims = [synthetic_claim(), synthetic_claim(Verdict.REFUTED, id="payoff.honest", registered="refuted")]
     path = tmp_path / "model" / "evidence.json"
     write_evidence(path, measured.name, measured, claims, answer="It is worth it.", complete=False)
@@ -94,7 +94,7 @@ def test_a_file_of_another_kind_is_refused_with_a_reason(tmp_path, content, mess
 
 
 def test_the_diagnostic_has_awq_diags_field_names(tmp_path):
-    measured = synthetic_measured()
+    measured = lifelike()
     write_diagnostic(tmp_path / "diagnostic.json", measured)
     record = json.loads((tmp_path / "diagnostic.json").read_bytes())
     assert list(record) == ["model", "config", "model_info", "summary", "layers"]
@@ -125,7 +125,7 @@ def test_the_diagnostic_has_awq_diags_field_names(tmp_path):
 
 
 def test_the_diagnostics_values_are_in_sample_and_symmetric():
-    measured = synthetic_measured()
+    measured = lifelike()
     name = "model.layers.2.mlp.down_proj"
     layer = diagnostic(measured)["layers"][name]
     errors = measured.errors["output_error"].sel(linear=name, quantizer="sym-channel", bits=3)
@@ -142,17 +142,17 @@ def test_the_diagnostics_values_are_in_sample_and_symmetric():
     assert layer["heldout_asym_g128_output_error"]["4"] == pytest.approx(deployed[0])
 
     weight_size = measured.channels["weight_size"].sel(linear=name).values
-    magnitude = measured.channels["magnitude"].sel(split="calibration", site="2.mlp_out").values
+    magnitude = measured.channels["magnitude"].sel(split="calibration", site="2 mlp_out").values
     importance = np.sort((weight_size * magnitude)[:256])[::-1]
     assert layer["top1pct_importance_share"] == pytest.approx(100 * importance[:2].sum() / importance.sum())
     assert layer["max_kurtosis"] == pytest.approx(
-        np.nanmax(measured.channels["excess_kurtosis"].sel(split="calibration", site="2.mlp_out"))
+        np.nanmax(measured.channels["excess_kurtosis"].sel(split="calibration", site="2 mlp_out"))
     )
     assert (layer["module_type"], layer["layer_idx"], layer["hidden_dim"]) == ("down_proj", 2, 256)
 
 
 def test_where_no_exponents_were_tried_none_is_written():
-    measured = synthetic_measured()
+    measured = lifelike()
     measured.errors["output_error"].loc[{"bits": 6, "alpha": measured.errors["alpha"].values[1:]}] = np.nan
     for layer in diagnostic(measured)["layers"].values():
         assert layer["output_error"]["6"] > 0
@@ -161,14 +161,14 @@ def test_where_no_exponents_were_tried_none_is_written():
 
 
 def test_an_error_that_is_nan_is_refused_not_written():
-    measured = synthetic_measured()
+    measured = lifelike()
     measured.errors["output_error"].loc[{"bits": 6, "split": "heldout"}] = np.nan
     with pytest.raises(ValueError, match="an output error in the measurements is NaN"):
         diagnostic(measured)
 
 
 def test_tokens_are_written_exactly(tmp_path):
-    measured = synthetic_measured()
+    measured = lifelike()
     write_tokens(tmp_path / "tokens.npz", measured)
     with np.load(tmp_path / "tokens.npz") as tokens:
         assert sorted(tokens) == ["calibration", "heldout"]

@@ -182,9 +182,9 @@ def test_what_cannot_be_compared_is_one_line_and_status_4(tmp_path, capsys, argu
 
 def test_our_own_record_can_be_compared(tmp_path, capsys):
     from reports.diagnostic_file import write_diagnostic
-    from tests.synthetic_measured import synthetic_measured
+    from tests.hand_made import lifelike
 
     path = tmp_path / "diagnostic.json"
-    write_diagnostic(path, synthetic_measured())
+    write_diagnostic(path, lifelike())
     assert main([str(path), str(path)]) == 0
     assert "Both records are this suite's: the same definitions." in capsys.readouterr().out

@@ -22,9 +22,9 @@ from reports.html.report import Report
 from reports.html.run import Phase, Repeat, quoted
 from reports.nightly.night import Entry, index_page
 from reports.verdict_words import APPEARANCES, CATALOGUE, MEANINGS, QUESTIONS
+from tests.hand_made import lifelike
 from tests.reporting_sessions import rows
 from tests.synthetic_claim import synthetic_claim, synthetic_interval
-from tests.synthetic_measured import synthetic_measured
 
 TEMPLATES = Path(reports.__file__).parent / "html" / "templates"
 STYLE = "".join((TEMPLATES / name).read_text("utf-8") for name in ("verdicts.css", "report.css"))
@@ -209,7 +209,7 @@ def test_nothing_that_a_model_a_claim_or_a_test_says_becomes_markup():
     )
     number = {"value": 1.0, "ours": 1.0, "agrees": True, "tolerance": {"text": HOSTILE}, "not_comparable": ""}
     names = ("quantity", "source", "definition", "differs", "unit", "place", "our_place")
-    measured = synthetic_measured(blocks=2, twins=0)
+    measured = lifelike(blocks=2, twins=0)
     text = report_on(
         [claim],
         {f"reduction_by_linear{HOSTILE}": Drawing(HOSTILE, HOSTILE, PNG)},

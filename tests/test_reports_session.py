@@ -1,14 +1,13 @@
-"""The reports' plugin in whole sessions: exit status, terminal, files, and Ctrl-C."""
+"""The reports' plugin in whole sessions: exit status, terminal, files, Ctrl-C, and JUnit XML."""
+
+import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.reporting_sessions import Session, evidence, page, rows
-
-
-@pytest.fixture
-def session(pytester):
-    """Run a session of claims given as test source, and return its result."""
-    return Session(pytester)
+from awq_core.judging.evidence import Threshold, Verdict
+from reports.junit import NAMES, plain_properties
+from tests.reporting_sessions import evidence, page, rows
+from tests.synthetic_claim import synthetic_claim
 
 
 @pytest.mark.parametrize(
@@ -22,6 +21,8 @@ def session(pytester):
         ("judge(Verdict.REFUTED); pytest.fail('refuted')", 1),
         ("judge(Verdict.REFUTED, registered='refuted'); pytest.xfail('registered')", 0),
         ("judge(Verdict.REFUTED, registered='refuted')", 0),
+        ("judge(Verdict.REFUTED, registered='inconclusive')", 1),
+        ("judge(Verdict.REFUTED, registered='inconclusive', conditions_met=False)", 0),
         ("judge(Verdict.INSUFFICIENT); pytest.skip('3 blocks')", 0),
         ("judge(Verdict.NOT_APPLICABLE); pytest.skip('no gate')", 0),
         ("judge(Verdict.REPORTED)", 0),
@@ -164,3 +165,78 @@ def test_c(judge): judge(Verdict.INCONCLUSIVE, id="constant-alpha.half")
         "constant-alpha.half@4",
     ]
     assert [row["test"].rpartition("_")[2] for row in rows(page(pytester))] == ["b", "a", "c"]
+
+
+# JUnit XML
+
+FOUR = """
+def test_holds(judge): judge()
+def test_fails(judge):
+    judge(Verdict.REFUTED, id="payoff.honest")
+    pytest.fail("refuted")
+def test_lacks(judge):
+    judge(Verdict.NOT_APPLICABLE, id="payoff.one-layer", bits=None)
+    pytest.skip("not applicable: needs a gate")
+def test_ordinary(): pass
+"""
+
+
+def properties(path):
+    """The XML's properties by test: lists of pairs, so that one given twice is seen."""
+    return {
+        case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
+        for case in ET.parse(path).getroot().iter("testcase")
+    }
+
+
+def test_every_claim_has_its_evidence_as_plain_text(session, pytester):
+    session(FOUR, "--junitxml=results.xml", "-o", "junit_family=xunit1")
+    found = properties(pytester.path / "results.xml")
+    shown = {name: dict(pairs) for name, pairs in found.items()}
+    assert {key: shown["test_holds"][key] for key in NAMES} == {
+        "id": "payoff.layers",
+        "bits": "4",
+        "version": "1",
+        "models": "synthetic-small",
+        "verdict": "supported",
+        "estimate": "1.3",
+        "lower": "1.2",
+        "upper": "1.42",
+        "threshold": "above 1.02",
+        "unit": "times smaller",
+    }
+    assert shown["test_fails"]["verdict"] == "refuted"
+    lacking = {key: shown["test_lacks"][key] for key in ("bits", "verdict", "estimate", "lower", "upper")}
+    assert lacking == {"bits": "", "verdict": "not applicable", "estimate": "", "lower": "", "upper": ""}
+    for name in ("test_holds", "test_fails", "test_lacks"):
+        names = [key for key, _ in found[name]]
+        assert [names.count(key) for key in NAMES] == [1] * len(NAMES)
+    assert found["test_ordinary"] == []
+    assert [claim["id"] for claim in evidence(pytester)["claims"]] == [
+        "payoff.honest",
+        "payoff.layers",
+        "payoff.one-layer",
+    ]
+
+
+def test_the_suites_own_sessions_write_them(suite, pytester):
+    path = pytester.path / "results.xml"
+    suite.run(f"--junitxml={path}")
+    found = {name: dict(pairs) for name, pairs in properties(path).items()}
+    assert len(found) > 2
+    for shown in found.values():
+        assert shown["id"].startswith("concentration.")
+        assert shown["verdict"] in set(Verdict)
+        assert {"estimate", "lower", "upper", "threshold"} <= shown.keys()
+
+
+def test_numbers_keep_their_digits():
+    claim = synthetic_claim(estimate=0.1 + 0.2, threshold=Threshold(-0.05, 0.05))
+    got = plain_properties(claim)
+    assert float(got["estimate"]) == 0.1 + 0.2
+    assert got["threshold"] == "between -0.05 and 0.05"
+
+
+def test_a_reported_quantity_has_no_threshold():
+    got = plain_properties(synthetic_claim(Verdict.REPORTED, estimate=0.7, threshold=None, interval=None))
+    assert (got["estimate"], got["threshold"], got["lower"]) == ("0.7", "", "")

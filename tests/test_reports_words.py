@@ -1,4 +1,4 @@
-"""How verdicts are worded, which of them settle the exit status, and what the answer's sentence says."""
+"""How verdicts are worded, and what the answer's sentence says."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,9 +11,9 @@ from claims.support.readers import exactly
 from reports.answer import answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
-from reports.verdict_words import catalogue_order, interval_text, is_settled, number, words
+from reports.verdict_words import catalogue_order, interval_text, number, words
+from tests.hand_made import lifelike
 from tests.synthetic_claim import synthetic_claim, synthetic_interval
-from tests.synthetic_measured import synthetic_measured
 
 
 def report_of(claim, outcome, *, xfail=False):
@@ -30,51 +30,17 @@ def report_of(claim, outcome, *, xfail=False):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "registered", "expected"),
-    [
-        (Verdict.SUPPORTED, None, "SUPPORTED"),
-        (Verdict.SUPPORTED, "supported", "SUPPORTED"),
-        (Verdict.SUPPORTED, "refuted", "SUPPORTED (registered as refuted)"),
-        (Verdict.REFUTED, None, "REFUTED"),
-        (Verdict.REFUTED, "refuted", "REFUTED (registered)"),
-        (Verdict.INCONCLUSIVE, "refuted", "INCONCLUSIVE (registered as refuted)"),
-        (Verdict.INSUFFICIENT, None, "INSUFFICIENT DATA"),
-        (Verdict.NOT_APPLICABLE, None, "NOT APPLICABLE"),
-    ],
-)
-def test_words_name_the_verdict_and_what_is_registered(verdict, registered, expected):
-    assert words(synthetic_claim(verdict, registered=registered)) == expected
-
-
-@pytest.mark.parametrize(
-    ("verdict", "registered", "conditions_met", "settled"),
-    [
-        (Verdict.SUPPORTED, None, True, True),
-        (Verdict.REFUTED, None, True, False),
-        (Verdict.INCONCLUSIVE, None, True, False),
-        (Verdict.REFUTED, "refuted", True, True),
-        (Verdict.REFUTED, "inconclusive", True, False),
-        (Verdict.REFUTED, "inconclusive", False, True),
-        (Verdict.INCONCLUSIVE, "inconclusive", True, True),
-        (Verdict.INSUFFICIENT, None, True, True),
-        (Verdict.NOT_APPLICABLE, None, True, True),
-        (Verdict.REPORTED, None, True, True),
-    ],
-)
-def test_only_unregistered_judged_verdicts_are_unsettled(verdict, registered, conditions_met, settled):
-    assert is_settled(synthetic_claim(verdict, registered=registered, conditions_met=conditions_met)) is settled
-
-
-@pytest.mark.parametrize(
     ("verdict", "registered", "outcome", "xfail", "expected"),
     [
         (Verdict.SUPPORTED, None, "passed", False, ("passed", ".", "SUPPORTED")),
+        (Verdict.SUPPORTED, "supported", "passed", False, ("passed", ".", "SUPPORTED")),
         (Verdict.SUPPORTED, "refuted", "failed", False, ("failed", "F", "SUPPORTED (registered as refuted)")),
         (Verdict.REFUTED, None, "failed", False, ("failed", "F", "REFUTED")),
         (Verdict.REFUTED, "refuted", "passed", False, ("registered", "r", "REFUTED (registered)")),
         (Verdict.REFUTED, "refuted", "skipped", True, ("xfailed", "x", "REFUTED (registered)")),
         (Verdict.INCONCLUSIVE, None, "passed", False, ("inconclusive", "?", "INCONCLUSIVE")),
         (Verdict.INCONCLUSIVE, None, "failed", False, ("failed", "F", "INCONCLUSIVE")),
+        (Verdict.INCONCLUSIVE, "refuted", "failed", False, ("failed", "F", "INCONCLUSIVE (registered as refuted)")),
         (Verdict.INSUFFICIENT, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
         (Verdict.NOT_APPLICABLE, None, "skipped", False, ("skipped", "s", "NO VERDICT")),
         (Verdict.REPORTED, None, "passed", False, ("reported", "i", "REPORTED")),
@@ -84,8 +50,10 @@ def test_the_terminal_says_the_verdict(verdict, registered, outcome, xfail, expe
     assert status(report_of(synthetic_claim(verdict, registered=registered), outcome, xfail=xfail)) == expected
 
 
-def test_other_tests_keep_pytests_own_words():
+def test_other_tests_keep_pytests_own_words_and_reports_say_why_there_is_no_verdict():
     assert status(report_of(None, "passed")) is None
+    lacking = [synthetic_claim(verdict) for verdict in (Verdict.INSUFFICIENT, Verdict.NOT_APPLICABLE)]
+    assert [words(claim) for claim in lacking] == ["INSUFFICIENT DATA", "NOT APPLICABLE"]
 
 
 def test_numbers_keep_four_digits_and_a_true_minus():
@@ -154,6 +122,10 @@ def test_exact_values_are_no_matter_of_chance():
     assert trust([size, size]).sentence.endswith("2 claims are exact: computed, not sampled.")
 
 
+def answered(measured, claims):
+    return answer(measured.name, measured, claims)
+
+
 def decisive(verdict, with_clipping=None):
     variants = {} if with_clipping is None else {WITH_CLIPPING: Judgement(with_clipping, 0.02)}
     return synthetic_claim(verdict, id="payoff.perplexity", bits=4, variants=variants)
@@ -175,8 +147,8 @@ def decisive(verdict, with_clipping=None):
     ],
 )
 def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
-    measured = synthetic_measured()
-    got = answer(measured.name, measured, [decisive(verdict)])
+    measured = lifelike()
+    got = answered(measured, [decisive(verdict)])
     assert got.sentence.endswith(last_words)
     losses = measured.losses["window_loss"].mean("window")
     full, rtn, awq = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-4"))
@@ -196,8 +168,8 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     ],
 )
 def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
-    measured = synthetic_measured()
-    got = answer(measured.name, measured, [decisive(Verdict.INCONCLUSIVE, verdict)])
+    measured = lifelike()
+    got = answered(measured, [decisive(Verdict.INCONCLUSIVE, verdict)])
     losses = measured.losses["window_loss"].mean("window")
     full, rtn, clipped = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-clip-4"))
     share = (rtn - clipped) / (rtn - full)
@@ -210,7 +182,7 @@ def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
 
 def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
     """Whatever the windows' difficulty, and however much better the scales are elsewhere."""
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     half = loss.sizes["window"] // 2
     loss.loc[{"strategy": "awq-block-4", "window": slice(half, None)}] -= 0.01
@@ -223,7 +195,7 @@ def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
 
 
 def test_the_answer_without_a_clip_search_speaks_of_awq():
-    measured = synthetic_measured()
+    measured = lifelike()
     assert measured.losses is not None
     without = replace(measured, losses=measured.losses.drop_sel(strategy=["awq-block-clip-4"]))
     got = answer(measured.name, without, [decisive(Verdict.SUPPORTED)])
@@ -233,20 +205,20 @@ def test_the_answer_without_a_clip_search_speaks_of_awq():
 
 @pytest.mark.parametrize("losses", [True, False])
 def test_the_answer_says_that_the_weights_were_dequantized(losses):
-    measured = synthetic_measured()
+    measured = lifelike()
     if not losses:
         measured = replace(measured, losses=None)
     claims = [decisive(Verdict.SUPPORTED)]
     rounded = replace(measured, provenance={**measured.provenance, "dequantized": "Q4_1 in 3 of 4 tensors"})
-    plain, said = (answer(one.name, one, claims).sentence for one in (measured, rounded))
+    plain, said = (answered(one, claims).sentence for one in (measured, rounded))
     assert said == f"{plain} Its weights were rounded before (Q4_1 in 3 of 4 tensors) and dequantized."
     unrounded = replace(measured, provenance={**measured.provenance, "dequantized": ""})
-    assert answer(unrounded.name, unrounded, claims).sentence == plain
+    assert answered(unrounded, claims).sentence == plain
 
 
 def test_the_answer_where_rounding_costs_next_to_nothing():
-    measured = synthetic_measured(rtn_gap=0.004)
-    assert answer(measured.name, measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(
+    measured = lifelike(rtn_gap=0.004)
+    assert answered(measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(
         "RTN costs less than 0.01 nats here: nothing worth recovering."
     )
 
@@ -262,7 +234,7 @@ def test_the_answer_where_rounding_costs_next_to_nothing():
     ],
 )
 def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
-    measured = synthetic_measured(rtn_gap=abs(rtn_gap))
+    measured = lifelike(rtn_gap=abs(rtn_gap))
     assert measured.losses is not None
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "rtn-4"}] = loss.sel(strategy="full") + rtn_gap
@@ -278,8 +250,8 @@ def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
 
 
 def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free():
-    measured = synthetic_measured(rtn_gap=0.004)
-    perplexity = answer(measured.name, measured, []).full
+    measured = lifelike(rtn_gap=0.004)
+    perplexity = answered(measured, []).full
     assert perplexity is not None
     warning = f"above the vocabulary's {int(perplexity):,} tokens is worse than guessing"
     for vocabulary, warned in ((int(perplexity), True), (int(perplexity) + 1, False), (None, False)):
@@ -289,8 +261,8 @@ def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free()
 
 
 def test_the_answer_says_on_how_many_windows_where_not_on_all():
-    measured = synthetic_measured()
-    assert " windows" not in answer(measured.name, measured, []).sentence
+    measured = lifelike()
+    assert " windows" not in answered(measured, []).sentence
     losses = measured.losses
     some = losses.assign(window_loss=losses["window_loss"].where(losses["window"] < 16))
     for strategies in (losses["strategy"].values, ["full", "rtn-4"]):
@@ -299,17 +271,17 @@ def test_the_answer_says_on_how_many_windows_where_not_on_all():
 
 
 def test_the_answer_says_so_where_awq_makes_it_worse():
-    measured = synthetic_measured()
+    measured = lifelike()
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="rtn-4") + 0.01
-    assert "AWQ loses a further" in answer(measured.name, measured, [decisive(Verdict.REFUTED)]).sentence
+    assert "AWQ loses a further" in answered(measured, [decisive(Verdict.REFUTED)]).sentence
 
 
 def test_the_answer_without_losses_or_verdict_says_that_too():
-    measured = synthetic_measured(with_losses=False)
-    assert "perplexity was not measured on synthetic-small" in answer(measured.name, measured, []).sentence
+    measured = lifelike(with_losses=False)
+    assert "perplexity was not measured on synthetic-small" in answered(measured, []).sentence
     assert "perplexity was not measured" in answer("gone", None, []).sentence
-    assert answer("synthetic-small", synthetic_measured(), []).sentence.endswith("was not judged in this run.")
+    assert answer("synthetic-small", lifelike(), []).sentence.endswith("was not judged in this run.")
 
 
 def test_perplexities_have_sensible_digits():

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from awq_core.architectures.block_stream import BlockStream
-from awq_core.architectures.model import Architecture, applicable_folds, architecture_of, linear
+from awq_core.architectures.model import architecture_of, linear
 from awq_core.measure.methods import alpha_race, scale_search
 from awq_core.measure.methods.alpha_race import LARGEST_REGRET, REGRET
-from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, FoundScale, search_group
-from awq_core.quantization.quantizers import DEPLOYED
+from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, FoundScale
 from fixtures.models.loading import load_model, load_tokenizer
 from fixtures.models.resolve import resolve
 from fixtures.texts.tokens import sequences, tokenize
 from fixtures.texts.traffic import passages
 from tests import reference_block_search as reference
-from tests.structured_model import LLAMA, structured_model, tokens
-from tests.tiny_architectures import CASES, Case, tiny, token_ids
+from tests.structured_model import LLAMA, searched, structured_model, tokens
+from tests.tiny_architectures import Case, case, every_case, tiny, token_ids
 
 FORMULAS: tuple[Formula, ...] = ("official", "duo")
-
-
-def searched(
-    model: Any,
-    architecture: Architecture,
-    ids: np.ndarray,
-    bits: int,
-    formula: Formula = "official",
-    *,
-    arithmetic: torch.dtype = torch.float64,
-    grouped: bool = False,
-    exhaustive: bool = True,
-) -> list[FoundScale]:
-    """Every group of every block."""
-    stream = BlockStream(model, architecture, {"": ids}, groups=1)
-    found = []
-    for block in range(stream.blocks):
-        stream.begin(block)
-        inputs = BlockInputs(stream, block, "", arithmetic)
-        for fold in applicable_folds(model, architecture, block, grouped=grouped):
-            found.append(
-                search_group(model, architecture, block, fold, DEPLOYED, bits, inputs, formula, exhaustive=exhaustive)
-            )
-        stream.advance(block)
-    return found
 
 
 def assert_found(found: FoundScale, candidates: reference.Candidates) -> None:
@@ -92,7 +62,7 @@ def test_under_grouped_queries_o_has_one_scale_for_the_heads_that_share_a_value(
         assert entry.alpha > 0
 
 
-@pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
+@every_case
 def test_so_it_is_in_every_architecture(shape: Case) -> None:
     """Experts that share a scale, whole blocks that are inspected, weights that are stored transposed."""
     model, architecture = tiny(shape)
@@ -137,7 +107,7 @@ def test_racing_loses_next_to_nothing_on_the_embedded_models(name: str, bits: in
 
 def test_an_expert_that_no_token_reached_is_left_as_it_is() -> None:
     """All its losses are zero: the first exponent, which scales nothing."""
-    model, architecture = tiny(CASES[[shape.name for shape in CASES].index("mixtral-gqa")], num_experts_per_tok=1)
+    model, architecture = tiny(case("mixtral-gqa"), num_experts_per_tok=1)
     with torch.no_grad():
         for block in model.model.layers:
             block.mlp.gate.weight[1] = -block.mlp.gate.weight[0]

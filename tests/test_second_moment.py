@@ -1,13 +1,14 @@
-"""Second moments by column blocks, and what rounding changes, against the plain definitions."""
+"""Second moments by column blocks, what rounding changes, and products, against the plain definitions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from awq_core.measure.layers.second_moment import BLOCK_COLUMNS, SecondMoment
 from awq_core.measured import QUANTIZERS
-from awq_core.quantization.matmul import multiplies_bfloat16, product_with_rows
+from awq_core.quantization.matmul import Products, multiplies_bfloat16, product_with_rows
 from awq_core.quantization.quantizers import AsymmetricGroups, Quantizer, rounding_differences
 from awq_core.quantization.scales import scaled_round_to_nearest
 
@@ -73,11 +74,50 @@ def test_what_rounding_changes_is_the_quantizers(quantizer: Quantizer, bits: int
         torch.testing.assert_close(found[:, index].T, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_products_are_the_products(dtype: torch.dtype) -> None:
-    left, right = drawn(30, 40, dtype=dtype), drawn(50, 40, seed=1, dtype=dtype)
-    found = product_with_rows(left, right[:, :40])
-    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype is not torch.bfloat16 else {"rtol": 1e-2, "atol": 0.2}
-    torch.testing.assert_close(found.double(), left.double() @ right.double().T, **tolerance)
-    sliced = product_with_rows(left[:, 5:25], right[:, 5:25])  # views of wider matrices
-    torch.testing.assert_close(sliced.double(), left[:, 5:25].double() @ right[:, 5:25].double().T, **tolerance)
+# products on what the processor multiplies fastest
+
+
+def linear_and_inputs(dtype: torch.dtype, bias: bool = True) -> tuple[nn.Linear, torch.Tensor]:
+    linear = nn.Linear(300, 50, bias=bias)
+    with torch.no_grad():
+        for seed, parameter in enumerate(linear.parameters()):
+            parameter.copy_(drawn(*parameter.shape, seed=seed))
+    return linear.to(dtype), drawn(2, 7, 300, seed=2, dtype=dtype)
+
+
+def exact(linear: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    product = inputs.double() @ linear.weight.double().T
+    return product if linear.bias is None else product + linear.bias.double()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_single_precision_they_differ_by_its_rounding(bias: bool) -> None:
+    linear, inputs = linear_and_inputs(torch.float32, bias)
+    with torch.no_grad(), Products():
+        found = linear(inputs)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact(linear, inputs), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found, product_with_rows(inputs, linear.weight.detach(), linear.bias), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_dtypes_are_left_alone(dtype: torch.dtype) -> None:
+    linear, inputs = linear_and_inputs(dtype)
+    with torch.no_grad():
+        expected = linear(inputs)
+        with Products():
+            assert torch.equal(linear(inputs), expected)
+        assert torch.equal(linear(inputs), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_product_with_rows_takes_a_bias_and_any_shape(dtype: torch.dtype) -> None:
+    linear, inputs = linear_and_inputs(dtype)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-12, torch.bfloat16: 0.5}[dtype]
+    for left in (inputs, inputs[0], inputs[0, 0]):
+        found = product_with_rows(left, linear.weight.detach(), linear.bias.detach())
+        torch.testing.assert_close(found.double(), exact(linear, left), rtol=0.01, atol=tolerance)
+    rows = linear.weight.detach()
+    sliced = product_with_rows(inputs[0, :, 5:25], rows[:, 5:25])  # views of wider matrices
+    expected = inputs[0, :, 5:25].double() @ rows[:, 5:25].double().T
+    torch.testing.assert_close(sliced.double(), expected, rtol=0.01, atol=tolerance)

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.models.registry import ALIASES, DEFAULT_MODEL
-from tests.gguf_files import GGMLQuantizationType
-from tests.packaged_wheel import only_index, packaged_model
+from tests.gguf_files import GGMLQuantizationType, only_index, packaged_model
 from tests.suite_sessions import assert_no_traceback, everything
 
 SAID = "its weights were rounded before (Q8_0 in 15 of 20 tensors) and dequantized"

@@ -20,8 +20,8 @@ from fixtures.measuring.losses_by_look import LossesByLook
 from fixtures.measuring.model import ModelMeasurement
 from fixtures.measuring.stages import EVERY, check_option, stages_to_measure
 from reports.evidence_file import SCHEMA_VERSION
+from tests.hand_made import lifelike
 from tests.suite_sessions import EVERY_CLAIM, SHAPE, assert_no_traceback, everything
-from tests.synthetic_measured import synthetic_measured
 from tests.tiny_models import write_model
 
 PAYOFF = ("claims/test_payoff.py",)
@@ -69,8 +69,8 @@ def claims_of(suite):
 
 @pytest.mark.parametrize("claim", CATALOGUE.values(), ids=CATALOGUE)
 def test_a_claim_reads_what_it_says_and_nothing_else(claim):
-    whole = synthetic_measured(rtn_gap=0.1, twins=3)
-    other = replace(synthetic_measured("synthetic-large", seed=1, twins=3), parameters=10 * whole.parameters)
+    whole = lifelike(rtn_gap=0.1, twins=3)
+    other = replace(lifelike("synthetic-large", seed=1, twins=3), parameters=10 * whole.parameters)
     bits = Setting(claim.bits[0] if claim.bits else None)
 
     def left(without):

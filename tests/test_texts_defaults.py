@@ -16,6 +16,7 @@ from fixtures.texts import python_docs as corpus
 from fixtures.texts import wikitext
 from fixtures.texts.choose import choose_texts
 from fixtures.texts.overlap import separate
+from tests.refusals import refusal
 
 EMBEDDED = ModelSource("embedded-tiny", Path("here"), None, None, "embedded", "embedded")
 FOLDER = ModelSource("mine", Path("here"), None, None, None, "folder")
@@ -98,9 +99,7 @@ def test_or_from_the_hub_s_cache(source: ModelSource, tmp_path: Path, monkeypatc
 
 
 def test_a_hub_model_without_network_is_told_what_to_do() -> None:
-    with pytest.raises(UserError) as caught:
-        choose_texts(HUB, None, None, None)
-    assert str(caught.value) == (
+    assert refusal(choose_texts, HUB, None, None, None) == (
         "WikiText-2 is needed: Salesforce/wikitext: not in the hub's cache, and the hub cannot be reached "
         "(Cannot reach the hub.); connect to the network, unset HF_HUB_OFFLINE, or give a local folder; "
         "or put validation.txt and test.txt into a folder wikitext-2 of AWQ_CLAIMS_TEXTS, "
@@ -153,9 +152,7 @@ def test_one_file_alone_is_completed_with_a_note(tmp_path: Path, texts_folder: P
 
 
 def test_a_texts_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        choose_texts(HUB, None, None, tmp_path / "gone")
-    assert str(caught.value) == (
+    assert refusal(choose_texts, HUB, None, None, tmp_path / "gone") == (
         f"AWQ_CLAIMS_TEXTS names no folder: {str(tmp_path / 'gone')!r}; correct it or unset it"
     )
 
@@ -164,9 +161,8 @@ def test_a_texts_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_a_damaged_copy_of_wikitext(texts_folder: Path, content: bytes, message: str) -> None:
     path = texts_folder / "wikitext-2" / "validation.txt"
     path.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        choose_texts(FOLDER, None, None, texts_folder)
-    assert str(caught.value) == f"{path}: {message}; copy WikiText-2's raw validation file again"
+    words = f"{path}: {message}; copy WikiText-2's raw validation file again"
+    assert refusal(choose_texts, FOLDER, None, None, texts_folder) == words
 
 
 def test_a_control_makes_its_own_tokens() -> None:
@@ -176,23 +172,23 @@ def test_a_control_makes_its_own_tokens() -> None:
 
 def test_the_same_file_cannot_calibrate_and_judge(tmp_path: Path) -> None:
     mine = file_of(tmp_path, "mine.txt", "short")
-    with pytest.raises(UserError) as caught:
-        choose_texts(EMBEDDED, mine, mine, None)
-    assert str(caught.value) == (
+    assert refusal(choose_texts, EMBEDDED, mine, mine, None) == (
         f"the calibration text ({mine}) and the held-out text ({mine}) share 1 document, such as 'short'; "
         "give texts that share none, for no claim judges on what it was tuned on"
     )
 
 
-def test_a_long_document_in_both_texts_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["x", LONG], [LONG.replace(" ", "\n"), "y"]),
+        ([f"start {LONG} end"], [LONG]),
+        ([LONG], [f"start {LONG} end"]),
+    ],
+)
+def test_a_long_document_or_part_of_one_in_both_texts_is_refused(first: list[str], second: list[str]) -> None:
     with pytest.raises(UserError, match=r"the calibration text \(A\) and the held-out text \(B\) share 1 document,"):
-        separate(["x", LONG], [LONG.replace(" ", "\n"), "y"], "A", "B")
-
-
-@pytest.mark.parametrize(("first", "second"), [(f"start {LONG} end", LONG), (LONG, f"start {LONG} end")])
-def test_a_text_that_is_part_of_the_other_is_refused(first: str, second: str) -> None:
-    with pytest.raises(UserError, match="share 1 document"):
-        separate([first], [second], "A", "B")
+        separate(first, second, "A", "B")
 
 
 def test_a_short_document_in_both_texts_is_left_out_and_noted() -> None:

@@ -6,20 +6,14 @@ from typing import Any
 
 import pytest
 
-from fixtures.errors import UserError
 from fixtures.texts.documents import read_documents
+from tests.refusals import refusal
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-def message_of(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_documents(path)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a"])
@@ -84,31 +78,22 @@ def test_empty_documents_are_dropped(tmp_path: Path) -> None:
 )
 def test_a_file_without_text(tmp_path: Path, name: str, content: str) -> None:
     path = written(tmp_path, name, content)
-    assert message_of(path) == f"{path}: no text is in the file; give one with the text to calibrate or judge on"
+    words = f"{path}: no text is in the file; give one with the text to calibrate or judge on"
+    assert refusal(read_documents, path) == words
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "gone.txt"
-    assert message_of(path) == f"{path}: cannot be read (No such file or directory); check the path"
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    assert message_of(tmp_path) == f"{tmp_path} is a folder; give one file of text, JSON lines or a JSON list"
-
-
-def test_a_file_in_another_encoding(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.txt", "one\ntwo\nGrüße".encode("latin-1"))
-    assert message_of(path) == f"{path}, line 3: not UTF-8 text; convert the file to UTF-8"
-
-
-def test_a_binary_file(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.txt", b"one\ntwo\0")
-    assert message_of(path) == f"{path}, line 2: a zero byte: this is a binary file; give a text file"
+    assert refusal(read_documents, path) == f"{path}: cannot be read (No such file or directory); check the path"
+    words = f"{tmp_path} is a folder; give one file of text, JSON lines or a JSON list"
+    assert refusal(read_documents, tmp_path) == words
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.txt", "one\ntwo\nGrüße".encode("latin-1"), ", line 3: not UTF-8 text; convert the file to UTF-8"),
+        ("a.txt", b"one\ntwo\0", ", line 2: a zero byte: this is a binary file; give a text file"),
         ("a.jsonl", '"x"\n\n{"text": \n', ", line 3: no valid JSON (Expecting value); correct the line"),
         ("a.json", '["x",\n', ", line 2: no valid JSON (Expecting value); correct the file"),
         ("a.json", '{"text": "x"}', ", line 1: a JSON list is needed, not an object; put [ ] around the documents"),
@@ -128,6 +113,8 @@ def test_a_binary_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_json_is_named_with_its_place(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_what_cannot_be_read_is_named_with_its_place(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     path = written(tmp_path, name, content)
-    assert message_of(path) == f"{path}{message}"
+    assert refusal(read_documents, path) == f"{path}{message}"

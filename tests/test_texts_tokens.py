@@ -15,6 +15,7 @@ from fixtures.models.resolve import resolve
 from fixtures.texts.choose import Texts
 from fixtures.texts.effort import EFFORTS, Effort, default_effort, effort_of
 from fixtures.texts.tokens import select_tokens, sequences, start_token_of, token_hash, tokenize
+from tests.refusals import refusal
 from tests.tiny_models import byte_tokenizer, write_model
 
 
@@ -73,9 +74,7 @@ def test_a_text_longer_than_the_context_is_no_warning(caplog: pytest.LogCaptureF
 def test_an_id_that_the_model_does_not_know_is_refused() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError) as caught:
-        tokenize(tokenizer, ["a <new> word"], 257)
-    assert str(caught.value) == (
+    assert refusal(tokenize, tokenizer, ["a <new> word"], 257) == (
         "the tokenizer gives id 257 for the text, the model knows only 257 tokens; "
         "put the model's own tokenizer beside it"
     )
@@ -122,58 +121,73 @@ def test_a_run_s_tokens_have_the_effort_s_shapes() -> None:
     assert chosen.notes == ("a note",)
 
 
-def test_a_small_context_shortens_sequences_and_windows() -> None:
-    chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 40_000), EFFORTS["standard"], 128, 260)
-    assert chosen.calibration.shape == (256, 128)
-    assert chosen.heldout.shape == (312, 128)  # all that the text has
-    assert chosen.notes == ("the held-out text has 312 windows of 128 tokens, standard asks for 2048",)
-
-
-def test_the_paper_s_effort_takes_every_window() -> None:
-    chosen = select_tokens(byte_tokenizer(), texts("c" * 70_000, "h" * 2048 * 20), EFFORTS["paper"], 4096, 260)
-    assert chosen.calibration.shape == (128, 512)
-    assert chosen.heldout.shape == (20, 2048)
-
-
 def test_sequences_come_from_many_documents() -> None:
     documents = [letter * 4000 for letter in "abcdefghijklmnopqrstuvwxyz"]
     chosen = select_tokens(byte_tokenizer(), texts(documents, "h" * 40_000), EFFORTS["quick"], 1024, 260)
     assert len(set(chosen.calibration.ravel())) == 27
 
 
-def test_short_texts_are_used_whole_with_a_note() -> None:
-    chosen = select_tokens(byte_tokenizer(), texts("c" * 2100, "h" * 512 * 20), EFFORTS["quick"], 1024, 260)
-    assert chosen.calibration.shape == (8, 256)
-    assert chosen.heldout.shape == (20, 512)
-    assert chosen.notes == (
-        "the calibration text has 2048 tokens, quick asks for 16384",
-        "the held-out text has 20 windows of 512 tokens, quick asks for 64",
-    )
+SHORT = "the {} text ({}) is too short: it has {} tokens, {} are needed{}; give a longer --{}-text"
 
 
-@pytest.mark.parametrize(("tokens", "length"), [(16 * 512, 512), (16 * 512 - 1, 256), (16 * 64, 64)])
-def test_windows_are_halved_until_there_are_sixteen(tokens: int, length: int) -> None:
-    chosen = select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * tokens), EFFORTS["quick"], 1024, 260)
-    assert chosen.heldout.shape == (tokens // length, length)
+@pytest.mark.parametrize(
+    ("lengths", "effort", "context", "shapes", "notes"),
+    [
+        (
+            (40_000, 40_000),
+            "standard",
+            128,  # a small context shortens sequences and windows
+            ((256, 128), (312, 128)),
+            ["the held-out text has 312 windows of 128 tokens, standard asks for 2048"],
+        ),
+        ((70_000, 2048 * 20), "paper", 4096, ((128, 512), (20, 2048)), []),  # every window
+        (
+            (2100, 512 * 20),
+            "quick",
+            1024,  # short texts are used whole
+            ((8, 256), (20, 512)),
+            [
+                "the calibration text has 2048 tokens, quick asks for 16384",
+                "the held-out text has 20 windows of 512 tokens, quick asks for 64",
+            ],
+        ),
+    ],
+    ids=["small context", "paper", "short"],
+)
+def test_what_there_is_of_context_and_text_is_used_with_a_note(
+    lengths: tuple[int, int], effort: str, context: int, shapes: tuple[tuple[int, int], ...], notes: list[str]
+) -> None:
+    words = texts("c" * lengths[0], "h" * lengths[1])
+    chosen = select_tokens(byte_tokenizer(), words, EFFORTS[effort], context, 260)
+    assert (chosen.calibration.shape, chosen.heldout.shape) == shapes
+    assert list(chosen.notes) == notes
+
+
+@pytest.mark.parametrize(("template", "start"), [("$A", 0), ("<B> $A", 1)])
+@pytest.mark.parametrize(("at_least", "missing", "length"), [(512, 0, 512), (512, 1, 256), (64, 0, 64)])
+def test_windows_are_halved_until_there_are_sixteen(
+    at_least: int, missing: int, length: int, template: str, start: int
+) -> None:
+    """With a start token each needs one token of text less."""
+    tokens = 16 * (at_least - start) - missing
+    words = texts("c" * 40_000, "h" * tokens)
+    chosen = select_tokens(byte_tokenizer(template=template), words, EFFORTS["quick"], 1024, 260)
+    assert chosen.heldout.shape == (tokens // (length - start), length)
     if length < 512:
         assert chosen.notes == (f"the held-out text is short: windows of {length} tokens instead of 512",)
 
 
-def test_a_calibration_text_that_is_too_short() -> None:
-    with pytest.raises(UserError) as caught:
-        select_tokens(byte_tokenizer(), texts("c" * 2047, "h" * 40_000), EFFORTS["quick"], 1024, 260)
-    assert str(caught.value) == (
-        "the calibration text (A) is too short: it has 2047 tokens, 2048 are needed; give a longer --calibration-text"
-    )
-
-
-def test_a_heldout_text_that_is_too_short() -> None:
-    with pytest.raises(UserError) as caught:
-        select_tokens(byte_tokenizer(), texts("c" * 40_000, "h" * 1023), EFFORTS["quick"], 1024, 260)
-    assert str(caught.value) == (
-        "the held-out text (B) is too short: it has 1023 tokens, 1024 are needed (16 windows of 64); "
-        "give a longer --heldout-text"
-    )
+@pytest.mark.parametrize(
+    ("lengths", "template", "words"),
+    [
+        ((2047, 40_000), "$A", SHORT.format("calibration", "A", 2047, 2048, "", "calibration")),
+        ((40_000, 1023), "$A", SHORT.format("held-out", "B", 1023, 1024, " (16 windows of 64)", "heldout")),
+        ((40_000, 1007), "<B> $A", SHORT.format("held-out", "B", 1007, 1008, " (16 windows of 64)", "heldout")),
+    ],
+)
+def test_a_text_that_is_too_short(lengths: tuple[int, int], template: str, words: str) -> None:
+    given = byte_tokenizer(template=template), texts("c" * lengths[0], "h" * lengths[1])
+    assert refusal(select_tokens, *given, EFFORTS["quick"], 1024, 260) == words
 
 
 @pytest.mark.parametrize(
@@ -235,12 +249,3 @@ def test_without_a_start_token_nothing_is_put_anywhere() -> None:
     appended = select_tokens(byte_tokenizer(template="$A <E>"), words, EFFORTS["quick"], 1024, 260)
     assert plain.start_token is appended.start_token is None
     assert (plain.calibration_hash, plain.heldout_hash) == (appended.calibration_hash, appended.heldout_hash)
-
-
-@pytest.mark.parametrize(("tokens", "length"), [(16 * 511, 512), (16 * 511 - 1, 256), (16 * 63, 64)])
-def test_windows_with_a_start_token_need_one_token_of_text_less(tokens: int, length: int) -> None:
-    words = texts("c" * 40_000, "h" * tokens)
-    chosen = select_tokens(byte_tokenizer(template="<B> $A"), words, EFFORTS["quick"], 1024, 260)
-    assert chosen.heldout.shape == (tokens // (length - 1), length)
-    with pytest.raises(UserError, match=r"it has 1007 tokens, 1008 are needed \(16 windows of 64\)"):
-        select_tokens(byte_tokenizer(template="<B> $A"), texts("c" * 40_000, "h" * 1007), EFFORTS["quick"], 1024, 260)

@@ -71,8 +71,11 @@ def test_json_passages_hold_tool_calls() -> None:
         assert all("{" in text for text in passages("json", split))
 
 
-def selected(calibration: tuple[int, int] = (8, 64), context: int = 2048, seed: int = 0) -> Traffic:
-    return select_traffic(byte_tokenizer(), np.zeros(calibration, dtype=np.int64), context, VOCABULARY, seed)
+def selected(
+    calibration: tuple[int, int] = (8, 64), context: int = 2048, seed: int = 0, template: str | None = None
+) -> Traffic:
+    tokenizer = byte_tokenizer(template=template)
+    return select_traffic(tokenizer, np.zeros(calibration, dtype=np.int64), context, VOCABULARY, seed)
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +166,7 @@ def test_an_id_that_the_model_does_not_know_is_refused() -> None:
 
 
 def test_every_sequence_begins_with_the_start_token() -> None:
-    calibration = np.zeros((8, 64), dtype=np.int64)
-    plain, started = (
-        select_traffic(byte_tokenizer(template=template), calibration, 2048, VOCABULARY, 0)
-        for template in ("$A", "<B> $A")
-    )
+    plain, started = (selected(template=template) for template in ("$A", "<B> $A"))
     for array in (*started.splits().values(), started.foreign):
         assert np.all(array[:, 0] == 257)
     assert {name: array.shape for name, array in started.splits().items()} == {
@@ -179,7 +178,6 @@ def test_every_sequence_begins_with_the_start_token() -> None:
 
 def test_a_short_stream_is_one_sequence_with_its_start_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fixtures.texts.traffic, "passages", lambda kind, split: [f"{kind} {split}."])
-    calibration = np.zeros((8, 64), dtype=np.int64)
-    started = select_traffic(byte_tokenizer(template="<B> $A"), calibration, 2048, VOCABULARY, 0)
+    started = selected(template="<B> $A")
     text = byte_tokenizer()("prose heldout.")["input_ids"]
     assert started.kinds["prose"]["heldout"].tolist() == [[257, *text]]

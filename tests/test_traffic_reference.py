@@ -15,7 +15,7 @@ from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.layers.traffic import TrafficSettings, measure_traffic
 from awq_core.measured import TRAFFIC_KINDS, Measured
 from tests import reference_diagnostic as reference
-from tests.structured_model import LLAMA, measured_layers, structured_model, tokens, weights_of
+from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
 
 USUAL, HELDOUT = tokens(7), tokens(16, length=24, seed=1)
 RANDOM = tokens(5, seed=2)
@@ -27,7 +27,7 @@ def some_of_few(seed: int, length: int = 16) -> np.ndarray:
     return known[np.random.default_rng(seed).integers(0, 10, (4, length))]
 
 
-SPLITS = {"calibration": USUAL} | {
+SPLITS = {"calibration": USUAL, "heldout": HELDOUT, "random": RANDOM} | {
     f"{kind} {split}": some_of_few(100 + 10 * i + j, length=48 if kind == "long-prompts" else 16)
     for i, kind in enumerate(TRAFFIC_KINDS)
     for j, split in enumerate(("calibration", "heldout"))
@@ -44,6 +44,10 @@ def measured(model: Any) -> Measured:
     return measured_layers(model, USUAL, HELDOUT)
 
 
+def stream_of(model: Any) -> BlockStream:
+    return BlockStream(model, LLAMA, SPLITS, groups=1)
+
+
 @pytest.fixture(scope="module")
 def steps() -> list[tuple[int, int]]:
     return []
@@ -51,7 +55,7 @@ def steps() -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def traffic(model: Any, measured: Measured, steps: list[tuple[int, int]]) -> xr.Dataset:
-    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    stream = stream_of(model)
     return measure_traffic(
         stream, measured.channels, measured.errors, TrafficSettings(), lambda *step: steps.append(step)
     )
@@ -77,7 +81,7 @@ def test_the_errors_of_a_kind_are_those_of_its_replayed_tokens(traffic: xr.Datas
     for bits in (3, 4):
         table = traffic["kind_error"].sel(kind=kind, judged_bits=bits)
         assert table["calibrated_on"].values.tolist() == ["rtn", "usual", "own"]
-        for name, weight in weights_of(model).items():
+        for name, weight in reference.weights_of(model).items():
             candidates = (
                 reference.quantized(weight, "asym-g128", bits),
                 tuned(weight, usual[name], bits),
@@ -94,7 +98,7 @@ def test_random_and_usual_calibration_are_judged_on_the_same_held_out_text(traff
     for calibrated_on, ids in (("random", RANDOM), ("usual", USUAL)):
         calibration = reference.captured_inputs(model, ids)
         for bits in (3, 4):
-            for name, weight in weights_of(model).items():
+            for name, weight in reference.weights_of(model).items():
                 expected = reference.replayed_error(weight, tuned(weight, calibration[name], bits), heldout[name])
                 found = float(traffic[f"{calibrated_on}_error"].sel(linear=name, judged_bits=bits))
                 assert found == pytest.approx(expected, rel=1e-8)
@@ -102,7 +106,7 @@ def test_random_and_usual_calibration_are_judged_on_the_same_held_out_text(traff
 
 def test_a_twin_is_not_calibrated_on_the_kinds(model: Any, measured: Measured, traffic: xr.Dataset) -> None:
     settings = TrafficSettings(own=False)
-    splits = {name: {"heldout": HELDOUT, "random": RANDOM, **SPLITS}[name] for name in settings.splits()}
+    splits = {name: SPLITS[name] for name in settings.splits()}
     assert not any(name.endswith(" calibration") for name in splits)
     found = measure_traffic(BlockStream(model, LLAMA, splits, groups=1), measured.channels, measured.errors, settings)
     assert found["kind_error"].sel(calibrated_on="own").isnull().all()
@@ -123,7 +127,7 @@ def test_raced_exponents_are_the_exhaustive_ones(
         return found
 
     monkeypatch.setattr(exponent_race, "survivors", survivors)
-    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    stream = stream_of(model)
     found = measure_traffic(stream, measured.channels, measured.errors, TrafficSettings(raced=True))
     assert sum(dropped) > 20 * 14  # of two blocks' 14 linears nearly every exponent, more than once
     for variable in ("kind_error", "random_error", "usual_error"):
@@ -136,7 +140,7 @@ def test_some_rows_say_about_what_all_would(
     model: Any, measured: Measured, traffic: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("awq_core.measure.layers.row_errors.WHOLE_ROWS", 0)
-    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    stream = stream_of(model)
     found = measure_traffic(stream, measured.channels, measured.errors, TrafficSettings(torch.float32, row_share=0.1))
     families = traffic["linear_family"].values
     some = np.isin(families, ["gate", "up"])  # 64 of 96 rows; of the others all
@@ -171,7 +175,7 @@ def test_its_labels_are_the_layer_level_ones(
 @pytest.mark.parametrize("split", ["random", "code calibration", "languages heldout", "heldout"])
 def test_a_nan_is_named_and_no_error(model: Any, measured: Measured, split: str) -> None:
     """It must not pass for an error of zero, nor for a magnitude that asks for no scales."""
-    stream = BlockStream(model, LLAMA, {"heldout": HELDOUT, "random": RANDOM, **SPLITS}, groups=1)
+    stream = stream_of(model)
     group, hidden = stream.hidden[split][0]
     stream.hidden[split][0] = group, torch.where(torch.arange(hidden.shape[2]) == 3, torch.nan, hidden)
     with pytest.raises(MeasurementError, match=f"block 0, attention_in: NaN or infinite activations on {split} tokens"):

@@ -16,9 +16,8 @@ from awq_core.measure.methods import scale_search
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
 from awq_core.quantization.quantizers import DEPLOYED
-from tests.tiny_architectures import CASES, Case, tiny, token_ids
+from tests.tiny_architectures import CASES, Case, every_case, tiny, token_ids
 
-every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
 IN_PLACES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "mixtral", "qwen2_moe")
 """Model types with three projections and attention that may be replaced."""
 in_places = [shape for shape in CASES if shape.model_type in IN_PLACES]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -98,6 +99,9 @@ CASES: tuple[Case, ...] = (
     *_both("mixtral", "MixtralConfig", _MLP | _EXPERTS),
     *_both("qwen2-moe", "Qwen2MoeConfig", _MLP | _QWEN_EXPERTS),
 )
+
+
+every_case = pytest.mark.parametrize("shape", CASES, ids=[shape.name for shape in CASES])
 
 
 def case(name: str) -> Case:
