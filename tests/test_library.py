@@ -20,7 +20,8 @@ import awq_core
 import awq_core.quantized_model
 from awq_core import METHODS, QuantizedModel, quantize, separate_experts
 from tests import reference_block_search, reference_diagnostic
-from tests.reference_methods import ReferenceMethods, linears_of, log_probabilities, put
+from tests.reference_diagnostic import linears_of
+from tests.reference_methods import ReferenceMethods, log_probabilities, put
 from tests.structured_model import structured_model, texts, tokens
 from tests.suite_sessions import ROOT
 from tests.tiny_architectures import CASES, Case, case, logits, relative_change, tiny, token_ids
