@@ -1,1 +1,1 @@
-"""The mathematics and the instruments of the AWQ claims suite: a library without pytest, printing or paths."""
+"""Quantization, measurement and judging for the AWQ claims suite: a library without pytest, printing or paths."""

@@ -1,7 +1,7 @@
-"""Quantized linears as codes: kept by searches and turned back into weights, packed as AWQ GEMM does, counted in bytes.
+"""Integer codes of quantized linears: storage, dequantization, AWQ's GEMM packing and size in bytes.
 
-Searches of several methods, precisions and texts leave a block's weights behind; as codes they take half a byte a
-weight, where copies would take two or four.
+Searches over several methods, precisions and text sets each produce a block's weights. Stored as codes, a 4-bit weight
+takes half a byte instead of the two or four bytes of a dequantized copy.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from awq_core.quantization.quantizers import deployed_group_size
 
 NIBBLE = 4
-"""Up to so many bits, two codes share a byte."""
+"""Largest number of bits at which two codes share a byte."""
 
 
 @dataclass(frozen=True)
 class CodedWeight:
-    """One linear: `w = (code - zero_point) * step`, exactly as the quantizer computes it.
+    """Codes of one linear: `w = (code - zero_point) * step`, bit for bit as the quantizer computes it.
 
     Attributes:
-        codes: `(out, in)` integers; `(out, in / 2)` bytes where two codes share one (`packed`).
-        steps: `(out, groups)`, in the dtype in which the quantizer computed.
+        codes: `(out, in)` integers, or `(out, in / 2)` bytes if `packed`.
+        steps: `(out, groups)`, in the dtype in which the quantizer computed them.
         zero_points: `(out, groups)` integers.
-        packed: whether two codes share a byte: the first half of a row in the low bits, the second in the high ones.
-        dtype: of the weights.
+        packed: whether two codes share a byte: the first half of a row in the low bits, the second in the high bits.
+        dtype: dtype of the dequantized weights.
     """
 
     codes: Tensor
@@ -38,14 +38,14 @@ class CodedWeight:
 
     @classmethod
     def of(cls, codes: Tensor, steps: Tensor, zero_points: Tensor, bits: int, dtype: torch.dtype) -> CodedWeight:
-        """From codes as a quantizer has them.
+        """Store a quantizer's codes, two to a byte where `bits` and the width allow it.
 
         Args:
             codes: `(out, in)`, whole numbers from 0 to `2^bits - 1` in any dtype.
             steps: `(out, groups)`.
             zero_points: `(out, groups)`, whole numbers from 0 to `2^bits - 1` in any dtype.
-            bits: 1 to 16.
-            dtype: of the weights.
+            bits: precision, 1 to 16.
+            dtype: dtype of the dequantized weights.
         """
         whole = torch.uint8 if bits <= 8 else torch.int32
         codes, zero_points = codes.to(whole), zero_points.to(whole)
@@ -56,7 +56,7 @@ class CodedWeight:
         return cls(codes, steps, zero_points, packed, dtype)
 
     def dequantize(self) -> Tensor:
-        """The weights `(out, in)`."""
+        """Compute the weights `(out, in)`."""
         codes = self.codes
         if self.packed:
             codes = torch.cat([codes & (2**NIBBLE - 1), codes >> NIBBLE], dim=1)
@@ -65,9 +65,13 @@ class CodedWeight:
         return weights.flatten(1).to(self.dtype)
 
     def split(self, rows: list[int]) -> list[CodedWeight]:
-        """The linears that were stacked, off the device: there they wait for their turn with all the others."""
+        """Split stacked linears into one `CodedWeight` each, in host memory.
+
+        Args:
+            rows: number of output rows of each linear, in the order in which they were stacked.
+        """
         codes, steps, zero_points = (
-            # Copies: a view would keep the whole stack.
+            # Copies, because a view would keep the whole stack alive.
             [part.contiguous().clone() for part in tensor.cpu().split(rows)]
             for tensor in (self.codes, self.steps, self.zero_points)
         )
@@ -80,22 +84,23 @@ class CodedWeight:
 FP16_BYTES = 2
 CODES_IN_A_WORD = 8
 COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Nibble i of a word holds column `8 c + COLUMN_OF_NIBBLE[i]` (AutoAWQ's GEMM kernels read pairs of halves)."""
+"""Column order within a word: nibble i of word c holds column `8 c + COLUMN_OF_NIBBLE[i]`, as AutoAWQ's GEMM kernels
+read pairs of halves."""
 
 
 def pack_awq(codes: Tensor) -> Tensor:
-    """4-bit codes as AutoAWQ's `qweight` and `qzeros` store them, eight to a word.
+    """Pack 4-bit codes as AutoAWQ's `qweight` and `qzeros` store them, eight to a word.
 
     Args:
-        codes: `(rows, columns)`, whole numbers from 0 to 15; transposed weights `(in, out)`, or zero points
-            `(in / group_size, out)`.
+        codes: `(rows, columns)`, whole numbers from 0 to 15: the codes of a transposed weight, `(in, out)`, or zero
+            points, `(in / group_size, out)`.
 
     Returns:
         `(rows, columns / 8)` int32.
 
     Raises:
-        ValueError: if a code is out of range or the columns are no multiple of 8. The reference packs such codes
-            all the same, and a -1 or a 16 corrupts its neighbours.
+        ValueError: if a code is out of range or the number of columns is not a multiple of 8. AutoAWQ packs codes out
+            of range without a check, and a -1 or a 16 then corrupts the neighbouring codes.
     """
     if codes.shape[-1] % CODES_IN_A_WORD:
         raise ValueError(f"columns must be a multiple of {CODES_IN_A_WORD}, got {codes.shape[-1]}")
@@ -110,7 +115,7 @@ def pack_awq(codes: Tensor) -> Tensor:
 
 
 def unpack_awq(words: Tensor) -> Tensor:
-    """The codes `(rows, columns)`, int64, of words `(rows, columns / 8)` that `pack_awq` or AutoAWQ wrote."""
+    """Unpack words `(rows, columns / 8)` of `pack_awq` or AutoAWQ into codes `(rows, columns)`, int64."""
     packed = words.cpu().numpy().view(np.uint32)
     codes = np.empty((packed.shape[0], packed.shape[1] * CODES_IN_A_WORD), dtype=np.int64)
     for nibble, column in enumerate(COLUMN_OF_NIBBLE):
@@ -119,12 +124,12 @@ def unpack_awq(words: Tensor) -> Tensor:
 
 
 def packed_bytes(out_features: int, in_features: int, bits: int) -> float:
-    """Bytes of one linear in the AWQ layout: packed codes, an FP16 step and a packed zero point for every group.
+    """Size of one linear in the AWQ layout, in bytes: packed codes, and an FP16 step and a zero point per group.
 
     Args:
-        out_features: rows.
-        in_features: columns.
-        bits: of a code and of a zero point.
+        out_features: number of output rows.
+        in_features: input width.
+        bits: bits of a code and of a zero point.
     """
     groups = out_features * in_features / deployed_group_size(in_features)
     return out_features * in_features * bits / 8 + groups * (FP16_BYTES + bits / 8)

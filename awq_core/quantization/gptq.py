@@ -1,9 +1,9 @@
-"""GPTQ: columns are rounded one after another, and what rounding one costs is made up for in those that follow.
+"""GPTQ: columns are rounded one after another, and each rounding error is compensated in the columns that follow.
 
-Frantar et al. 2022, "GPTQ", algorithm 1, as the reference implementation has it: damping of 1% of the mean
-diagonal, lazy updates in blocks of columns, dead columns set to zero. The quantizer is the suite's own
-(`asym-g128`), so that a comparison with AWQ compares what is done with the weights and not two roundings. Whose inputs
-the second moment is of, the full-precision model's or the quantized one's, is the caller's choice
+Frantar et al. 2022, "GPTQ", algorithm 1, with the reference implementation's damping of 1% of the mean diagonal, lazy
+updates in blocks of columns, and dead columns set to zero. The quantizer is the suite's own (`asym-g128`), so that
+GPTQ and AWQ differ in how they treat the weights and not in how they round. The caller chooses whether the second
+moment comes from the inputs of the full-precision model or of the partly quantized one
 (`awq_core/measure/methods/table.py`).
 """
 
@@ -17,13 +17,13 @@ from awq_core.quantization.matmul import product_with_rows
 from awq_core.quantization.quantizers import steps_and_zero_points
 
 DAMPING = 0.01
-"""Share of the mean diagonal that is added to the diagonal."""
+"""Damping: share of the second moment's mean diagonal that is added to its diagonal."""
 
 BLOCK_SIZE = 128
-"""Columns between two updates of all that follow. It decides the speed, not the result."""
+"""Columns per lazy update of the columns that follow. It affects the speed, not the result."""
 
 INVERTED_AT_ONCE = 256
-"""Width up to which a triangular factor is inverted by substitution. It too decides the speed alone."""
+"""Largest width at which a triangular factor is inverted by substitution. It affects the speed, not the result."""
 
 
 def gptq_codes(
@@ -36,25 +36,24 @@ def gptq_codes(
     damping: float = DAMPING,
     block_size: int = BLOCK_SIZE,
 ) -> CodedWeight:
-    """Codes of a linear after GPTQ, computed in the second moment's dtype.
+    """Quantize a linear by GPTQ, computing in the second moment's dtype.
 
-    A group's step and zero point are taken from its weights as they stand when its first column is reached,
-    with every earlier column's error made up for. Under `activation_order` columns are taken by falling
-    second moment, and steps come from the weights as they were (static groups), so that the result needs no
-    reordering at run time.
+    A group's step and zero point come from its weights when its first column is reached, after the errors of all
+    earlier columns have been compensated. With `activation_order`, columns are taken by decreasing second moment, and
+    steps come from the original weights (static groups), so that the result needs no reordering at run time.
 
     Args:
-        weight: `(out, in)`; rows do not influence one another, so linears that share an input may be stacked.
-        second_moment: `(in, in)`, `G = X^T X`. A factor on it changes nothing.
+        weight: `(out, in)`. Rows are independent, so linears that share an input may be stacked.
+        second_moment: `(in, in)`, `G = X^T X`. Multiplying it by a constant changes nothing.
         bits: precision.
-        group_size: weights in a group; must divide `in`.
-        activation_order: take the columns that matter most first.
+        group_size: weights per group; must divide `in`.
+        activation_order: round the columns with the largest second moments first.
         damping: share of the mean diagonal added to the diagonal, above 0.
-        block_size: columns in a lazy update.
+        block_size: columns per lazy update.
 
     Raises:
-        ValueError: if the group size does not divide the width, or the damped second moment is not positive
-            definite (a NaN among the inputs, or no damping).
+        ValueError: if the group size does not divide the width, or if the damped second moment is not positive
+            definite (the inputs hold a NaN, or damping is 0).
     """
     in_features = weight.shape[1]
     if group_size < 1 or in_features % group_size:
@@ -62,7 +61,7 @@ def gptq_codes(
     moment = second_moment.clone()  # (in, in)
     dead = moment.diagonal() == 0
     moment.diagonal()[dead] = 1.0
-    # Columns lie along the first dimension, so that each is one piece of memory.
+    # Columns lie along the first dimension, so that each is contiguous in memory.
     work = weight.to(moment.dtype).masked_fill(dead, 0.0).T.contiguous()  # (in, out)
     groups = torch.arange(in_features, device=work.device) // group_size  # group of every column
     steps, zero_points = _steps(work, bits, group_size)  # (groups, out)
@@ -72,7 +71,7 @@ def gptq_codes(
         work, moment, groups = work[order], moment[order.unsqueeze(1), order], groups[order]
     propagation = _propagation(moment, damping)  # (in, in), upper triangular
     del moment
-    diagonal = propagation.diagonal().tolist()  # plain numbers: a look at a device's would wait for it
+    diagonal = propagation.diagonal().tolist()  # on the host: reading one value from a device waits for it
     places, group_of = order.tolist(), groups.tolist()
     codes = torch.empty(work.shape, dtype=torch.uint8 if bits <= 8 else torch.int32, device=work.device)
     # A whole number of groups, so that a group's weights are up to date when its step is taken.
@@ -96,16 +95,19 @@ def gptq_codes(
 
 
 def _steps(columns: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """Steps and zero points `(groups, out)` of columns `(groups * g, out)`."""
+    """Compute steps and zero points `(groups, out)` of columns `(groups * g, out)`."""
     return steps_and_zero_points(columns.unflatten(0, (-1, group_size)).movedim(1, -1), bits)
 
 
 def _propagation(moment: Tensor, damping: float) -> Tensor:
-    """`(in, in)`: row i says how column i's error, over its diagonal, is spread over the columns after it.
+    """Compute the upper Cholesky factor of the inverse of the damped second moment H, `(in, in)` (the paper's step 3).
 
-    The upper Cholesky factor of the inverse of the damped second moment H (the paper's step 3), without the inverse:
-    with the columns in reverse order `H = L L^T`, and `L^-1` in reverse order is the factor. The second moment is
-    overwritten: with wide inputs each matrix of its size counts.
+    Row i spreads column i's rounding error, divided by the diagonal element, over the columns after it. H itself is
+    never inverted: with columns in reverse order `H = L L^T`, and `L^-1` in reverse order is the factor. `moment` is
+    overwritten, because matrices of its size dominate memory when inputs are wide.
+
+    Raises:
+        ValueError: if the damped second moment is not positive definite.
     """
     moment.diagonal().add_(damping * moment.diagonal().mean())
     info = torch.empty((), dtype=torch.int32, device=moment.device)
@@ -117,7 +119,7 @@ def _propagation(moment: Tensor, damping: float) -> Tensor:
 
 
 def _invert_lower(factor: Tensor) -> None:
-    """Overwrite a lower triangular matrix with its inverse, by halves: nearly all of it is matrix products."""
+    """Overwrite a lower triangular matrix with its inverse, by recursive halving: most work is matrix products."""
     width = len(factor)
     if width <= INVERTED_AT_ONCE:
         identity = torch.eye(width, dtype=factor.dtype, device=factor.device)
@@ -132,5 +134,5 @@ def _invert_lower(factor: Tensor) -> None:
 
 
 def gptq_operations(out_features: int, in_features: int) -> int:
-    """Floating-point operations of one linear: a Cholesky factor and its inverse, and every column's update."""
+    """Floating-point operations of GPTQ on one linear: a Cholesky factor, its inverse and the update of each column."""
     return in_features**3 + out_features * in_features**2

@@ -1,7 +1,7 @@
-"""The squared relative output error, without replaying tokens.
+"""Squared relative output error of a quantized linear, from the second moment of its inputs.
 
-For `E = W^ - W` and `G = X^T X`, the summed squared output error over all tokens is `tr(E G E^T)`, exactly.
-`G` is shared by every exponent, every precision and every linear that reads the same input.
+For `E = W^ - W` and `G = X^T X`, the squared output error summed over all tokens is exactly `tr(E G E^T)`, so no token
+is replayed. All exponents, all precisions and all linears that read the same input share `G`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from awq_core.quantization.quantizers import QuantizerName
 from awq_core.quantization.scales import scaled_round_to_nearest
 
 CHUNK_ELEMENTS = 8_000_000
-"""Weights quantized at once: several exponents in one call, within tens of megabytes."""
+"""Weights quantized in one call: enough for several exponents, few enough for tens of megabytes."""
 
 
 def summed_squared_output(difference: Tensor, second_moment: Tensor) -> Tensor:
-    """`||X E^T||_F^2 = tr(E G E^T)`.
+    """Compute the summed squared output `||X E^T||_F^2 = tr(E G E^T)`.
 
     Args:
-        difference: `(..., out, in)`, E.
-        second_moment: `(in, in)`, G = X^T X.
+        difference: E, `(..., out, in)`.
+        second_moment: G = X^T X, `(in, in)`.
 
     Returns:
         `(...)`, in squared output units, summed over tokens and outputs.
@@ -32,7 +32,7 @@ def summed_squared_output(difference: Tensor, second_moment: Tensor) -> Tensor:
 
 
 def relative_output_error(weight: Tensor, quantized: Tensor, second_moment: Tensor) -> Tensor:
-    """`e(W^) = ||X (W - W^)^T||_F^2 / ||X W^T||_F^2` (design: "error").
+    """Compute the squared relative output error `e(W^) = ||X (W - W^)^T||_F^2 / ||X W^T||_F^2`.
 
     Args:
         weight: `(out, in)`.
@@ -40,7 +40,7 @@ def relative_output_error(weight: Tensor, quantized: Tensor, second_moment: Tens
         second_moment: `(in, in)`.
 
     Returns:
-        `(...)`, dimensionless; 0 where the linear's output is zero throughout and stays so, NaN where an input is.
+        `(...)`, dimensionless; 0 where the error is 0 (even if the output is 0 as well), NaN where an input is NaN.
     """
     power = summed_squared_output(weight, second_moment)
     error = summed_squared_output(quantized - weight, second_moment)
@@ -54,17 +54,17 @@ def error_grid(
     bits: Sequence[int],
     second_moments: Sequence[Tensor],
 ) -> Tensor:
-    """Output errors of every candidate: quantizer x bits x scale x second moment.
+    """Compute output errors over the grid of quantizers, precisions, scales and second moments.
 
     Args:
         weight: `(out, in)`.
         scales: `(alphas, in)`.
-        quantizers: which roundings.
-        bits: which precisions.
+        quantizers: names of quantizers.
+        bits: precisions.
         second_moments: one `(in, in)` for each split of the tokens.
 
     Returns:
-        `(quantizers, bits, alphas, splits)`, squared relative output errors.
+        `(quantizers, bits, alphas, splits)`: squared relative output errors; 0 where the output itself is 0.
     """
     out_features, in_features = weight.shape
     per_chunk = max(1, CHUNK_ELEMENTS // (out_features * in_features))

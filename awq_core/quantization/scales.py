@@ -1,4 +1,4 @@
-"""Scales that protect channels: `s = x^alpha`, multiplied into the weights before rounding and divided out after.
+"""Channel scales: `s = x^alpha`, multiplied into the weights before rounding and divided out afterwards.
 
 AWQ paper, section 3.2: `Q(W s) (x / s)` with `s = s_X^alpha`, `s_X` the mean magnitude of each input channel.
 """
@@ -11,18 +11,18 @@ from torch import Tensor
 from awq_core.quantization.quantizers import QuantizerName, round_to_nearest
 
 SMALLEST_SCALE = 1e-4
-"""llm-awq's floor under an unnormalised scale."""
+"""Lower bound of a scale before normalisation, as in llm-awq."""
 
 
 def official_scales(magnitude: Tensor, alpha: float) -> Tensor:
-    """llm-awq's scales: `clamp(x^alpha, 1e-4)`, divided by `sqrt(max * min)`.
+    """Compute llm-awq's scales: `clamp(x^alpha, 1e-4)`, divided by `sqrt(max * min)`.
 
-    Kept exactly as published for the block-level search, with its known failure: a channel that is always
-    zero clamps to 1e-4 and the normalisation then rescales all others by about 100.
+    The block-level search uses them exactly as published, with a known flaw: a channel that is always zero clamps to
+    1e-4, and normalisation then multiplies the scales of all other channels by about 100.
 
     Args:
         magnitude: `(in,)`, mean over tokens of abs(x).
-        alpha: exponent; 0 gives ones, which is round-to-nearest.
+        alpha: exponent; 0 gives scales of 1, which is round-to-nearest.
 
     Returns:
         `(in,)`, positive.
@@ -32,15 +32,15 @@ def official_scales(magnitude: Tensor, alpha: float) -> Tensor:
 
 
 def duo_scales(magnitude: Tensor, weight_size: Tensor, alpha: float) -> Tensor:
-    """AutoAWQ's and llm-compressor's scales, which weigh activations against weights ("duo scaling").
+    """Compute AutoAWQ's and llm-compressor's scales from activations and weights ("duo scaling").
 
-    `clamp(x^a / (w^(1 - a) + 1e-4), 1e-4)`, divided by `sqrt(max * min)`. No exponent gives ones, so
+    `clamp(x^a / (w^(1 - a) + 1e-4), 1e-4)`, divided by `sqrt(max * min)`. No exponent gives scales of 1, so
     round-to-nearest is not among the candidates.
 
     Args:
         magnitude: `(in,)`, mean over tokens of abs(x).
-        weight_size: `(in,)`, `relative_weight_size` of the weights that read it.
-        alpha: exponent of the activations; `1 - alpha` is the weights'.
+        weight_size: `(in,)`, `relative_weight_size` of the linears that read this input.
+        alpha: exponent `a` of the activations; the weights get `1 - a`.
 
     Returns:
         `(in,)`, positive.
@@ -50,11 +50,11 @@ def duo_scales(magnitude: Tensor, weight_size: Tensor, alpha: float) -> Tensor:
 
 
 def relative_weight_size(weight: Tensor, group_size: int) -> Tensor:
-    """AutoAWQ's weight statistic: mean over rows of abs(w) / (the group's largest abs(w) + 1e-6).
+    """Compute AutoAWQ's weight statistic: mean over rows of `abs(w) / (largest abs(w) of the group + 1e-6)`.
 
     Args:
-        weight: `(out, in)`, the linears of a group stacked.
-        group_size: weights in a group; must divide `in`.
+        weight: `(out, in)`, all linears that share the scale, stacked.
+        group_size: weights per group; must divide `in`.
 
     Returns:
         `(in,)`, 0 to 1.
@@ -65,19 +65,18 @@ def relative_weight_size(weight: Tensor, group_size: int) -> Tensor:
 
 
 def linear_scales(magnitude: Tensor, alphas: Tensor) -> Tensor:
-    """Scales of one linear for many exponents: `(x / mean x)^alpha`, the ratio floored at 1e-4.
+    """Compute one linear's scales for several exponents: `max(x / mean x, 1e-4)^alpha`.
 
-    Dividing by the mean first makes the floor relative: multiplying the inputs by a constant changes
-    nothing, and a dead channel neither vanishes nor drags the others along. A constant factor on `s`
-    leaves the quantized weights as they are, so no further normalisation is needed (AWQ-Diag's
-    `x^a / mean(x^a)` quantizes alike).
+    Dividing by the mean makes the lower bound relative, so that multiplying the inputs by a constant changes nothing
+    and a dead channel affects no other. A constant factor on `s` does not change `Q(W s) / s`, so no further
+    normalisation is needed (AWQ-Diag's `x^a / mean(x^a)` gives the same quantized weights).
 
     Args:
         magnitude: `(in,)`, mean over tokens of abs(x).
         alphas: `(alphas,)` exponents.
 
     Returns:
-        `(alphas, in)`, positive; all ones for alpha 0, and for a magnitude of zeros.
+        `(alphas, in)`, positive; all 1 for alpha 0, and where all magnitudes are 0.
     """
     mean = magnitude.mean()
     ratio = magnitude / torch.where(mean > 0, mean, torch.ones_like(mean))
@@ -86,12 +85,12 @@ def linear_scales(magnitude: Tensor, alphas: Tensor) -> Tensor:
 
 
 def scaled_round_to_nearest(weight: Tensor, scales: Tensor, quantizer: QuantizerName, bits: int) -> Tensor:
-    """The weights that the model effectively uses: `Q(W s) / s`.
+    """Compute the effective quantized weights `Q(W s) / s`.
 
     Args:
         weight: `(out, in)`.
         scales: `(..., in)`, one scale per input channel.
-        quantizer: which rounding.
+        quantizer: name of the quantizer.
         bits: precision.
 
     Returns:
