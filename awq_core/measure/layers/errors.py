@@ -1,8 +1,9 @@
-"""The output errors of one linear: the exhaustive grid, or exponents that race.
+"""Output errors of one linear, by an exhaustive grid or by racing exponents.
 
-The exhaustive grid computes every error exactly, in the arithmetic of the settings. Racing is for models that it would
-take hours for: the best exponents and everything that claims read by name are computed on all rows that are looked at,
-the rest estimated on some (`awq_core.measure.layers.exponent_race`), or left out where no claim reads it.
+The exhaustive grid computes every error exactly, in the arithmetic of the settings. Racing is for models on which the
+grid would take hours. It computes the errors of the best exponents and of exponents that claims name on all selected
+rows, estimates the others on fewer rows (`awq_core.measure.layers.exponent_race`), and can leave out settings that no
+claim reads.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from awq_core.quantization.quantizers import QuantizerName
 from awq_core.quantization.scales import linear_scales
 
 NAMED_ALPHAS = (0.0, 0.5, 1.0)
-"""Exponents that claims ask about by name: none, the guide's optimum, and the largest."""
+"""Exponents that claims name: 0 (no scales), 0.5 (the guide's optimum) and 1 (the largest)."""
 
 
 @dataclass(frozen=True)
 class LinearErrors:
-    """What is known of one linear's errors.
+    """Output errors of one linear.
 
     Attributes:
         errors: `(quantizers, bits, exponents, splits)`, squared relative output errors.
-        row_share: the same shape, share of the output rows that each was measured on; 1 is exact, and 0 where an
-            error was not measured and is NaN.
-        mechanism: what other scales do.
+        row_share: `(quantizers, bits, exponents, splits)`, share of the output rows on which each error was measured: 1
+            if exact, 0 if not measured (the error is then NaN).
+        mechanism: effects of other scales.
     """
 
     errors: np.ndarray
@@ -51,14 +52,14 @@ def exhaustive_errors(
     quantizers: tuple[QuantizerName, ...],
     bits: tuple[int, ...],
 ) -> LinearErrors:
-    """Every error exactly.
+    """Compute every error of the grid exactly.
 
     Args:
         weight: `(out, in)`, in the arithmetic of the errors.
-        magnitude: `(in,)`, of calibration tokens.
-        moments: of calibration and of held-out tokens.
-        quantizers: which roundings.
-        bits: which precisions.
+        magnitude: `(in,)`, mean of abs(x) over calibration tokens.
+        moments: second moments on calibration and on held-out tokens.
+        quantizers: names of quantizers.
+        bits: precisions.
     """
     matrices = [moment.matrix() for moment in moments]
     errors = error_grid(weight, alpha_scales(weight, magnitude), quantizers, bits, matrices)
@@ -78,16 +79,16 @@ def raced_errors(
     bits: tuple[int, ...],
     shares: tuple[float, float],
 ) -> LinearErrors:
-    """The best exponents and what claims name exactly, the rest estimated.
+    """Compute errors by racing exponents: exact for the best and the named exponents, estimated for the others.
 
     Args:
         weight: `(out, in)`.
-        magnitude: `(in,)`, of calibration tokens.
-        moments: of calibration and of held-out tokens.
-        quantizers: which roundings.
-        bits: which precisions.
-        shares: of the output rows that are looked at at all, where claims read the errors and elsewhere; 1 for all.
-            With none elsewhere, round-to-nearest is all that is measured there, on as many rows as claims read.
+        magnitude: `(in,)`, mean of abs(x) over calibration tokens.
+        moments: second moments on calibration and on held-out tokens.
+        quantizers: names of quantizers.
+        bits: precisions.
+        shares: shares of the output rows to select, at settings that claims read and at all others. If the second is 0,
+            only round-to-nearest is measured at the other settings, on the rows of the first.
     """
     arithmetic = moments[0].arithmetic
     rows = LinearRows(weight, arithmetic, shares[0])
@@ -121,13 +122,13 @@ def raced_errors(
 
 
 def alpha_scales(weight: Tensor, magnitude: Tensor) -> Tensor:
-    """The scales of every exponent of the grid, `(exponents, in)`, in the weight's dtype."""
+    """Compute the scales for every exponent of `ALPHAS`, `(exponents, in)`, in the weight's dtype."""
     alphas = torch.tensor(ALPHAS, dtype=weight.dtype, device=weight.device)
     return linear_scales(magnitude.to(weight), alphas)
 
 
 def checked(found: LinearErrors, name: str) -> LinearErrors:
-    """The same errors.
+    """Return the errors after checking that they are finite.
 
     Raises:
         MeasurementError: if one is NaN or infinite.

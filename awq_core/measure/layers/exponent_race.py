@@ -1,14 +1,14 @@
-"""Which exponent is best for one linear, without trying all of them on all of it.
+"""Search for the best exponent of one linear by a race over its output rows.
 
-The exhaustive grid (2 quantizers, 5 precisions, 21 exponents, calibration and held-out tokens) is 420 products of a
-linear with a second moment, most of them for exponents that a few rows rule out. Here exponents race over output rows,
-calibration tokens deciding: after each round, those that are behind by more than chance explains are dropped. What is
-left after the last row has been tried in full, so the winner is the exhaustive grid's, or within `TOLERANCE`
+The exhaustive grid (2 quantizers, 5 precisions, 21 exponents, 2 splits) takes 420 products of a linear with a second
+moment, most of them for exponents that a few rows rule out. Here exponents race over output rows on calibration tokens:
+after each round, exponents that are worse than the best by more than chance explains are dropped. Exponents that remain
+to the end are measured on all rows, so the winner's error is the exhaustive grid's minimum, or within `TOLERANCE`
 (`racing.py`) of it.
 
-The winner, round-to-nearest and the exponents that claims name are measured on all rows of both splits. Any other has
-an estimate: its error on the rows that it was tried on over the winner's there, times the winner's. `row_share` says
-for every number what share of the rows it was measured on.
+The winner, round-to-nearest and the exponents that claims name are measured on all rows of both splits. The error of
+any other exponent is a ratio estimate: the winner's error on all rows, times the ratio of the two errors on the rows on
+which the exponent was tried. `row_share` gives the share of rows behind each error.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.quantization.quantizers import QuantizerName
 
 FIRST_SHARE = 1 / 16
-"""Share of the rows in the first round."""
+"""Share of the rows in the first round, but at least `FIRST_ROWS`."""
 
 FIRST_ROWS = 128
-"""At least: a few heavy rows decide what fewer say."""
+"""Smallest number of rows in the first round: on fewer rows, a few with large errors would decide."""
 
 HELDOUT_ROWS = 64
-"""On so many rows every exponent's held-out error is estimated."""
+"""Number of rows (all, if there are fewer) on which the held-out errors of all exponents are measured."""
 
 GROWTH = 2
+"""Factor by which the number of rows grows from round to round."""
 CHANCE = 1e-4
-"""How often chance alone may drop an exponent that is as good as the best so far (Student's t, paired by row)."""
+"""Probability of dropping an exponent that is as good as the best so far (Student's t, paired by row)."""
 
 
 @dataclass(frozen=True)
 class RacedErrors:
-    """What was found for one quantizer and precision.
+    """Errors of all exponents for one quantizer and precision.
 
     Attributes:
-        errors: `(exponents, 2)`, squared relative output error on calibration and on held-out tokens.
-        row_share: `(exponents, 2)`, share of the linear's rows that each was measured on.
+        errors: `(exponents, 2)`, squared relative output errors on calibration and on held-out tokens.
+        row_share: `(exponents, 2)`, share of the linear's rows on which each error was measured.
     """
 
     errors: np.ndarray
@@ -60,16 +61,16 @@ def race_exponents(
     powers: tuple[float, ...],
     named: Collection[int],
 ) -> RacedErrors:
-    """Errors of every exponent, exact where they count.
+    """Measure the errors of all exponents, on all rows for the winner and the named ones.
 
     Args:
-        rows: of the linear.
+        rows: output rows of the linear.
         scales: `(exponents, in)`, from calibration tokens.
-        quantizer: which rounding.
+        quantizer: name of the quantizer.
         bits: precision.
-        moments: of calibration and of held-out tokens.
-        powers: squared output on either, summed over the rows.
-        named: indices of exponents that are measured in full whoever wins.
+        moments: second moments on calibration and on held-out tokens.
+        powers: squared output without rounding, summed over rows and tokens, for each of `moments`.
+        named: indices of exponents that are always measured on all rows.
     """
     total, few = rows.count, min(rows.count, HELDOUT_ROWS)
     winner, calibration = _race(rows, scales, quantizer, bits, moments[0])
@@ -83,7 +84,7 @@ def race_exponents(
     winner = full[calibration[full].sum(axis=1).argmin()]
     errors, tried = np.stack([_in_full(split, winner) for split in (calibration, heldout)], axis=2)  # (exponents, 2)
     errors = errors / np.array(powers)
-    # What was dropped is worse than the winner, whatever the few rows say that it was tried on.
+    # A dropped exponent must not win by its estimate from a few rows.
     dropped = ~np.isin(np.arange(len(errors)), full) & (errors[winner, 0] > 0)
     errors[dropped, 0] = np.maximum(errors[dropped, 0], np.nextafter(errors[winner, 0], np.inf))
     return RacedErrors(errors, tried / total * rows.share)
@@ -92,14 +93,14 @@ def race_exponents(
 def fittest_exponent(
     rows: LinearRows, scales: Tensor, quantizer: QuantizerName, bits: int, moment: SecondMoment
 ) -> int:
-    """Index of the exponent with the least error on calibration tokens, and nothing about the others.
+    """Find the index of the exponent with the least error on calibration tokens.
 
     Args:
-        rows: of the linear.
+        rows: output rows of the linear.
         scales: `(exponents, in)`, from calibration tokens.
-        quantizer: which rounding.
+        quantizer: name of the quantizer.
         bits: precision.
-        moment: of calibration tokens.
+        moment: second moment on calibration tokens.
     """
     return _race(rows, scales, quantizer, bits, moment)[0]
 
@@ -110,7 +111,7 @@ def _race(
     """Drop exponents until one is left, or all rows have been tried.
 
     Returns:
-        Index of the exponent that is ahead, and `(exponents, rows)` squared output errors, NaN where not tried.
+        Index of the winner, and `(exponents, rows)` squared output errors, NaN where not tried.
     """
     total = rows.count
     errors = np.full((len(scales), total), np.nan)
@@ -128,12 +129,15 @@ def _race(
 
 
 def _in_full(errors: np.ndarray, winner: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over all rows, and on how many rows each exponent was tried, both `(exponents,)`.
+    """Estimate each exponent's sum of errors over all rows.
 
     Args:
-        errors: `(exponents, rows)`, NaN beyond the rows that an exponent was tried on; its sum is then the winner's
-            times their ratio on these.
-        winner: was tried on all rows.
+        errors: `(exponents, rows)`, NaN after the rows on which an exponent was tried.
+        winner: index of an exponent that was tried on all rows.
+
+    Returns:
+        Sums `(exponents,)`: exact if all rows were tried, else the winner's sum times the ratio of the two errors on
+        the rows that were; and numbers of rows tried, `(exponents,)`.
     """
     tried = np.isfinite(errors).sum(axis=1)
     summed = errors.cumsum(axis=1)[np.arange(len(errors)), tried - 1]

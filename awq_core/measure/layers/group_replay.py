@@ -1,8 +1,8 @@
-"""Replaying a linear's held-out outputs group by group of windows: what the interval of a single linear rests on.
+"""Replay of a linear's held-out outputs by group of windows, for confidence intervals of a single linear's reduction.
 
-The group's own second moments would take one matrix for each group; a few candidates replayed take none. Where the
-errors are exhaustive every linear is replayed. Where exponents race, only those are whose reduction on calibration
-tokens is the largest so far: a claim about one linear picks the largest of all, which is the last of them.
+Second moments by group would need a matrix for each group; replaying a few candidates needs none. With exhaustive
+errors every linear is replayed. With racing exponents, a linear is replayed only if its reduction on calibration tokens
+is the largest so far: a claim about one linear picks the largest of all, which is the last one replayed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from awq_core.quantization.quantizers import QuantizerName
 from awq_core.quantization.scales import scaled_round_to_nearest
 
 CHOICES = ("rtn", "best")
+"""Exponents whose outputs are replayed: 0, and the best on calibration tokens."""
 REPLAY = torch.float32
-"""Replayed outputs are only squared and summed (in float64): single precision is exact to about 1e-6."""
+"""Dtype of replayed outputs, which are squared and then summed in float64: the sums are exact to about 1e-6."""
 
 OUTPUT_ELEMENTS = 4_000_000
-"""Replayed outputs that are held at once."""
+"""Largest number of replayed outputs in memory at once."""
 
 Setting = tuple[int, int]
-"""Indices of a quantizer and of a judged precision."""
+"""Index of a quantizer, and index of a precision in `JUDGED_BITS`."""
 
 
 def read_settings(quantizers: tuple[QuantizerName, ...]) -> list[Setting]:
-    """What claims read group by group."""
+    """List the settings whose errors claims read by group."""
     return [
         (q, b)
         for q, quantizer in enumerate(quantizers)
@@ -41,12 +42,12 @@ def read_settings(quantizers: tuple[QuantizerName, ...]) -> list[Setting]:
 
 
 class Leaders:
-    """By setting, the largest reduction on calibration tokens of the linears seen so far.
+    """Record, by setting, of the largest reduction on calibration tokens among the linears so far.
 
     Args:
-        quantizers: of the errors.
-        bits: of the errors.
-        everyone: replay every linear.
+        quantizers: quantizers of the errors.
+        bits: precisions of the errors.
+        everyone: whether to replay every linear.
     """
 
     def __init__(self, quantizers: tuple[QuantizerName, ...], bits: tuple[int, ...], everyone: bool) -> None:
@@ -56,10 +57,15 @@ class Leaders:
         self._largest: dict[Setting, float] = {}
 
     def replayed(self, errors: Sequence[np.ndarray]) -> list[list[Setting]]:
-        """By linear of one block, the settings at which it is replayed: where it takes the lead, and keeps it.
+        """Choose the settings at which each linear of a block is replayed, and record the new leaders.
+
+        A linear is replayed where its reduction is the largest in the block and of all blocks before.
 
         Args:
-            errors: of every linear, `(quantizers, bits, exponents, splits)`.
+            errors: errors of each linear, `(quantizers, bits, exponents, splits)`.
+
+        Returns:
+            A list of settings for each linear.
         """
         found: list[list[Setting]] = [[] for _ in errors]
         for q, b in self.settings:
@@ -80,15 +86,19 @@ def candidates(
     quantizers: tuple[QuantizerName, ...],
     bits: tuple[int, ...],
 ) -> Tensor:
-    """What is replayed, `(1 + 2 settings, out, in)`: the weight itself, then `W^ - W` of RTN and of the best exponent.
+    """Stack the matrices whose outputs are replayed.
 
     Args:
         weight: `(out, in)`, in the arithmetic of the errors.
-        magnitude: `(in,)`, of calibration tokens.
-        errors: of the linear.
-        settings: at which it is replayed.
-        quantizers: of the errors.
-        bits: of the errors.
+        magnitude: `(in,)`, mean of abs(x) over calibration tokens.
+        errors: errors of the linear.
+        settings: settings at which the linear is replayed.
+        quantizers: quantizers of the errors.
+        bits: precisions of the errors.
+
+    Returns:
+        `(1 + 2 settings, out, in)`: the weight W, then for each setting `W^ - W` of round-to-nearest and of the best
+        exponent.
     """
     scales = alpha_scales(weight, magnitude)
     found = [weight]
@@ -100,12 +110,15 @@ def candidates(
 
 
 def summed_by_group(stacked: Tensor, batches: Iterable[tuple[int, Tensor]], groups: int) -> np.ndarray:
-    """Every candidate's squared output, `(groups, candidates)`, summed over tokens and output rows.
+    """Sum each candidate's squared outputs over tokens and output rows, by group.
 
     Args:
         stacked: `(candidates, out, in)`.
-        batches: group, and inputs `(tokens, in)`.
-        groups: how many there are.
+        batches: pairs of a group index and inputs `(tokens, in)`.
+        groups: number of groups.
+
+    Returns:
+        `(groups, candidates)`, float64.
     """
     summed = torch.zeros(groups, len(stacked), dtype=torch.float64, device=stacked.device)
     per_part = max(1, OUTPUT_ELEMENTS // (len(stacked) * stacked.shape[1]))
@@ -118,7 +131,7 @@ def summed_by_group(stacked: Tensor, batches: Iterable[tuple[int, Tensor]], grou
 
 
 def group_errors(summed: np.ndarray, settings: list[Setting], quantizers: int) -> np.ndarray:
-    """`(quantizers, judged bits, choices, groups)` of what was replayed; NaN elsewhere."""
+    """Arrange replayed errors as `(quantizers, judged bits, choices, groups)`; settings not replayed are NaN."""
     found = np.full((quantizers, len(JUDGED_BITS), len(CHOICES), len(summed)), np.nan)
     for index, (q, b) in enumerate(settings):
         found[q, b] = summed[:, 1 + 2 * index : 3 + 2 * index].T

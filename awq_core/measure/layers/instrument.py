@@ -1,10 +1,10 @@
-"""The layer-level instrument: channel moments and output errors of every linear, block by block.
+"""Layer-level instrument: channel moments and output errors of every linear, block by block.
 
-One pass of each split gathers moments and `G = X^T X` of every input site; what needs a pass's results looks at its
-tokens again. At most one block's second moments are alive, whatever the number of tokens.
+One pass of each split gathers the moments and `G = X^T X` of every input site; measurements that depend on the results
+of this pass go over its tokens again. Only one block's second moments are in memory, whatever the number of tokens.
 
-An expert of a mixture to which no token of a split was routed has magnitudes, moments and errors of 0 there: its
-channels are all alike, its best exponent is 0 (round-to-nearest), and its reduction 1.
+An expert of a mixture to which no token of a split was routed has magnitudes, moments and errors of 0 on that split:
+its channels are all equal, its best exponent is 0 (round-to-nearest), and its reduction is 1.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from awq_core.quantization.quantizers import QuantizerName
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """What the layer-level instrument measures, and in which arithmetic.
+    """Settings of the layer-level instrument.
 
     Attributes:
-        quantizers: roundings to try.
+        quantizers: quantizers to try.
         bits: precisions to try.
-        arithmetic: dtype of second moments and errors; float64 where the model is small enough.
-        groups: groups of held-out windows.
-        raced: exponents race, where every one of them would be tried in full.
-        row_share: where they race, share of every linear's output rows that is looked at.
-        shown_row_share: the same at the settings that no claim reads; with 0, no exponents are tried there.
+        arithmetic: dtype of second moments and errors; float64 if the model is small enough.
+        groups: number of groups of held-out windows.
+        raced: whether exponents race; otherwise all are tried on all output rows.
+        row_share: in a race, share of each linear's output rows on which errors are measured.
+        shown_row_share: in a race, this share at settings that no claim reads; with 0, no exponents are tried there.
     """
 
     quantizers: tuple[QuantizerName, ...] = QUANTIZERS
@@ -57,13 +57,13 @@ def measure_layers(
     progress: Callable[[int, int], None] = lambda done, total: None,
     kept: KeptBlocks = NOTHING_KEPT,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Datasets `channels` and `errors` of a source (`docs/datasets.md`).
+    """Measure the datasets `channels` and `errors` of a source (`docs/datasets.md`).
 
     Args:
-        source: the blocks and their tokens.
-        settings: quantizers, precisions, arithmetic.
+        source: blocks of linears with their tokens.
+        settings: quantizers, precisions, arithmetic, racing.
         progress: called with `(blocks done, blocks)`.
-        kept: blocks that were measured before, and where to keep those measured now.
+        kept: checkpoints, read before a block is measured and written afterwards.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
@@ -80,7 +80,7 @@ def measure_layers(
         else:
             source.skip(block)
         block_sites, block_linears = from_arrays(known)
-        # A block that was kept takes the lead as it did when it was measured; one just measured has it already.
+        # A block from a checkpoint updates the leaders as when it was measured; for a new block this changes nothing.
         leaders.replayed([record["errors"] for record in block_linears])
         sites += block_sites
         linears += block_linears
@@ -101,7 +101,7 @@ def _measure_block(
         site = inputs.sites[entry.site]
         summed = np.full((settings.groups, 1), np.nan)
         if settings_replayed:
-            # The rows that its errors are of, or the two would differ.
+            # Replay the output rows on which the errors were measured, so that both agree.
             weight = entry.weight
             if settings.raced:
                 weight = weight[rows_looked_at(len(weight), settings.row_share).to(weight.device)]

@@ -1,6 +1,6 @@
-"""What scaling does to rounding, linear by linear: either direction, any factor, and where it changes steps.
+"""Effects of scaling on rounding, linear by linear: inverse scales, fixed factors, and changes of quantization steps.
 
-All of it under asym-g128. The salient channels are the 1% with the largest calibration magnitude.
+All under asym-g128. The salient channels are the 1% with the largest calibration magnitude.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from awq_core.quantization.quantizers import deployed_group_size, round_to_neare
 from awq_core.quantization.scales import linear_scales, scaled_round_to_nearest
 
 INVERSE_ALPHAS = (0.25, 0.5, 0.75, 1.0)
-"""Exponents whose inverse scales are tried: `1 / s`, the salient weights scaled down."""
+"""Exponents whose inverse scales `1 / s` are tried, which scale the salient weights down."""
 
 FACTORS = (1.0, 1.25, 1.5, 2.0, 4.0)
-"""The AWQ paper's Table 2: what the salient channels' weights are multiplied by."""
+"""Factors by which the salient channels' weights are multiplied, as in the AWQ paper's Table 2."""
 
 STEP_CHANGE = 0.01
-"""A step that changes by more than this share counts as changed."""
+"""Relative change beyond which a quantization step counts as changed."""
 
 UNIFORM = 4.0
-"""The constant that every channel is multiplied by where protecting everything is to protect nothing: a power of
-two, so that the multiplication itself rounds nothing."""
+"""Scale shared by all channels, to test that scaling every channel protects none. A power of two, so that the
+multiplication itself rounds nothing."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What scaling does to one linear.
+    """Effects of scaling on one linear.
 
     Attributes:
-        inverse_error: `(judged bits, INVERSE_ALPHAS, splits)`, output error with `1 / s`.
-        factor_error: `(judged bits, FACTORS, splits)`, output error with the salient channels times a factor.
-        step_changed: `(FACTORS,)`, share of groups whose step changes.
-        step_ratio: `(FACTORS,)`, mean ratio of the step to the unscaled one.
-        uniform_changed: weights that differ from round-to-nearest's when every channel has the same scale.
+        inverse_error: `(judged bits, INVERSE_ALPHAS, splits)`, output errors with scales `1 / s`.
+        factor_error: `(judged bits, FACTORS, splits)`, output errors with the salient channels multiplied by a factor.
+        step_changed: `(FACTORS,)`, share of groups whose quantization step changes at 4 bits.
+        step_ratio: `(FACTORS,)`, mean over groups of the step divided by the unscaled step, at 4 bits.
+        uniform_changed: number of weights, over all judged bits, that differ from round-to-nearest's when every channel
+            has the scale `UNIFORM`.
     """
 
     inverse_error: np.ndarray
@@ -50,28 +51,31 @@ class Mechanism:
     uniform_changed: int
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """Its attributes by name, each as an array."""
+        """Convert to arrays by attribute name."""
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
 
 class ErrorsOf(Protocol):
-    """One linear's output errors under any scales, by asym-g128."""
+    """Function that measures one linear's output errors with given scales, under asym-g128."""
 
     def __call__(self, scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
-        """From scales `(candidates, in)` to `(bits, candidates, splits)`.
+        """Measure squared relative output errors, `(bits, candidates, splits)`.
 
-        `heldout_only`: nothing is chosen on calibration tokens, and what is costly may be NaN there.
+        Args:
+            scales: `(candidates, in)`.
+            bits: precisions.
+            heldout_only: whether errors on calibration tokens may be NaN, to save time, as nothing is chosen by them.
         """
         ...
 
 
 def measure_mechanism(weight: Tensor, magnitude: Tensor, errors_of: ErrorsOf, bits: Sequence[int]) -> Mechanism:
-    """Try scales of one linear.
+    """Measure the effects of scaling on one linear.
 
     Args:
         weight: `(out, in)`.
-        magnitude: `(in,)`, of calibration tokens.
-        errors_of: its output errors under given scales.
+        magnitude: `(in,)`, mean of abs(x) over calibration tokens.
+        errors_of: measures the linear's output errors with given scales.
         bits: precisions.
     """
     alphas = torch.tensor(INVERSE_ALPHAS, dtype=weight.dtype, device=weight.device)
@@ -90,7 +94,7 @@ def measure_mechanism(weight: Tensor, magnitude: Tensor, errors_of: ErrorsOf, bi
 
 
 def _steps(weight: Tensor, scales: Tensor) -> tuple[float, float]:
-    """Share of groups whose step changes, and the mean ratio of the steps."""
+    """Compute the share of groups whose step changes at 4 bits, and the mean ratio of the steps."""
     group_size = deployed_group_size(weight.shape[1])
     before, after = (
         steps_and_zero_points(w.unflatten(-1, (-1, group_size)), 4)[0].double() for w in (weight, weight * scales)

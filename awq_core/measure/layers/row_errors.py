@@ -1,7 +1,7 @@
-"""Output errors of one linear, output row by output row, for many candidates at once.
+"""Output errors of one linear by output row, for many candidates at once.
 
-Rows of a linear do not influence one another: its error is the sum of theirs. So some rows, spread over all, say how
-candidates compare before the others have been looked at, and rows are what work is divided into.
+A linear's squared output error is the sum of its rows' errors, and rows are independent. A sample of rows therefore
+estimates how candidates compare, and work is divided by rows.
 """
 
 from __future__ import annotations
@@ -17,33 +17,43 @@ from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.quantization.quantizers import QuantizerName, rounding_differences
 
 CHUNK_ELEMENTS = 1_200_000
-"""Rounded weights in one product: enough rows for it to be efficient, few enough to stay in a processor's cache."""
+"""Rounded weights in one product: enough for the product to be efficient, few enough for the processor's cache."""
 
 FEWEST_ROWS = 64
-"""A share of the rows is never fewer than this."""
+"""Smallest number of rows that a share of the rows selects."""
 
 WHOLE_ROWS = 256
-"""Up to so many rows (keys and values of few heads) all are looked at: they cost little, and a share would be few."""
+"""Number of output rows up to which all are selected: linears this small (keys and values of few heads) cost little,
+and a share of their rows would be few."""
 
 
 def rows_looked_at(out_features: int, share: float) -> Tensor:
-    """Indices of some output rows, in an order in which any first few are spread over all."""
+    """Select output rows, in an order in which any first few are spread over all.
+
+    Args:
+        out_features: number of output rows.
+        share: share of the rows to select, subject to `FEWEST_ROWS` and `WHOLE_ROWS`.
+
+    Returns:
+        `(selected,)`, row indices.
+    """
     some = out_features if out_features <= WHOLE_ROWS else max(FEWEST_ROWS, round(share * out_features))
     return torch.as_tensor(spread_order(out_features)[:some])
 
 
 class LinearRows:
-    """The output rows of one linear, in an order in which any first few are spread over all.
+    """Output rows of one linear, all or a selection, in an order in which any first few are spread over all.
 
     Args:
         weight: `(out, in)`.
         arithmetic: dtype of the errors.
-        share: of the rows that is looked at; 1 for all.
+        share: share of the rows to select; 1 for all.
 
     Attributes:
-        count: how many rows are looked at.
-        share: of all rows.
-        weight: `(count, in)`, these rows.
+        count: number of selected rows.
+        share: share of the linear's rows that is selected.
+        weight: `(count, in)`, the selected rows.
+        transposed: `(in, count)`, the selected rows transposed.
     """
 
     def __init__(self, weight: Tensor, arithmetic: torch.dtype, share: float = 1.0) -> None:
@@ -53,7 +63,7 @@ class LinearRows:
         self.transposed = self.weight.T.contiguous()  # (in, rows)
 
     def power(self, moment: SecondMoment) -> float:
-        """Squared output without rounding, summed over rows and tokens; 1 where it is 0, as all errors are 0 then."""
+        """Squared output without rounding, summed over rows and tokens; 1 if it is 0, because all errors are then 0."""
         chunks = self.transposed.split(self._rows_at_once(), dim=1)
         power = sum(float(moment.row_errors(chunk).sum(dtype=torch.float64)) for chunk in chunks)
         return power if power != 0 else 1.0
@@ -61,26 +71,26 @@ class LinearRows:
     def total_errors(
         self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment]
     ) -> np.ndarray:
-        """Squared output errors under every candidate, `(splits, candidates)`, summed over rows; see `errors`."""
+        """Compute squared output errors summed over all selected rows, `(splits, candidates)`; see `errors`."""
         total: np.ndarray = self.errors(scales, quantizer, bits, moments, slice(0, self.count)).sum(axis=2)
         return total
 
     def errors(
         self, scales: Tensor, quantizer: QuantizerName, bits: int, moments: Sequence[SecondMoment], rows: slice
     ) -> np.ndarray:
-        """Squared output errors of some rows under every candidate.
+        """Compute squared output errors of some rows with each candidate's scales.
 
         Args:
             scales: `(candidates, in)`.
-            quantizer: which rounding.
+            quantizer: name of the quantizer.
             bits: precision.
-            moments: one for each split of the tokens.
-            rows: which, in this object's order.
+            moments: second moments, one for each split of the tokens.
+            rows: range of selected rows, in this object's order.
 
         Returns:
-            `(splits, candidates, rows)`, float64.
+            `(splits, candidates, rows)`, float64, summed over tokens.
         """
-        # Gathered where the weights are: one transfer to the host, not one for every product.
+        # Collected on the device of the weights, for one transfer to the host instead of one per product.
         found = torch.empty(
             len(moments), len(scales), rows.stop - rows.start, dtype=torch.float64, device=self.transposed.device
         )

@@ -1,8 +1,8 @@
-"""What other traffic does to a calibration: magnitudes and errors of every linear under each kind of text.
+"""Magnitudes and output errors of every linear on other kinds of text than the calibration text.
 
-Everything under asym-g128 at the judged precisions. The scales come from the usual calibration tokens, from the
-kind's own, or from random tokens; the error is always that on held-out tokens. Random tokens are compared with as many
-usual ones, calibrated and judged alike.
+All errors are measured on held-out tokens, under asym-g128 at the judged precisions. Scales come from the usual
+calibration tokens, from calibration tokens of the same kind, or from random tokens. Random tokens are compared with the
+same number of usual calibration tokens, with exponents fitted and errors measured in the same way.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from awq_core.quantization.quantizers import QuantizerName
 from awq_core.quantization.scales import linear_scales
 
 CHOICES = ("rtn", "usual", "own")
-"""No scales; scales and exponents from the usual calibration tokens; from the kind's own calibration passages."""
+"""Calibrations that are compared on each kind of text.
+
+`rtn`: no scales. `usual`: scales and exponents from the usual calibration tokens. `own`: scales and exponents from
+calibration passages of the same kind."""
 
 QUANTIZER: QuantizerName = "asym-g128"
 
 
 @dataclass(frozen=True)
 class TrafficSettings:
-    """How other traffic is measured.
+    """Settings of the measurements on other traffic.
 
     Attributes:
         arithmetic: dtype of second moments and errors.
-        raced: exponents race, where every one of them would be tried in full.
-        row_share: of every linear's output rows, how many are looked at.
-        own: try scales from each kind's own calibration passages too, which no claim judges.
+        raced: whether exponents race on samples of the output rows; otherwise all are tried on all rows.
+        row_share: share of each linear's output rows on which errors are measured.
+        own: whether to also measure scales from each kind's own calibration passages, which no claim judges.
     """
 
     arithmetic: torch.dtype = torch.float64
@@ -52,7 +55,7 @@ class TrafficSettings:
     own: bool = True
 
     def splits(self) -> list[str]:
-        """What a source of these measurements holds."""
+        """List the splits that a source of these measurements must hold."""
         kinds = [[f"{kind} heldout", *([f"{kind} calibration"] if self.own else [])] for kind in TRAFFIC_KINDS]
         return ["heldout", "calibration", "random", *chain.from_iterable(kinds)]
 
@@ -65,15 +68,15 @@ def measure_traffic(
     progress: Callable[[int, int], None] = lambda done, total: None,
     kept: KeptBlocks = NOTHING_KEPT,
 ) -> xr.Dataset:
-    """Dataset `traffic` (`docs/datasets.md`).
+    """Measure the dataset `traffic` (`docs/datasets.md`).
 
     Args:
-        source: its splits are those of the settings.
-        channels: the layer-level instrument's first dataset, of the usual calibration.
-        errors: its second, which holds the usual exponents.
-        settings: arithmetic, rows, whether exponents race.
+        source: a source with the splits `settings.splits()`.
+        channels: dataset `channels`, with magnitudes on the usual calibration tokens.
+        errors: dataset `errors`, from which the usual exponents are read.
+        settings: arithmetic, output rows, racing.
         progress: called with `(blocks done, blocks)`.
-        kept: blocks that were measured before, and where to keep those measured now.
+        kept: checkpoints, read before a block is measured and written afterwards.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
@@ -95,7 +98,7 @@ def measure_traffic(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What one site is fed on one split."""
+    """Statistics of one site's inputs on one split: the second moment, and mean abs(x) by channel, `(width,)`."""
 
     moment: SecondMoment
     magnitude: Tensor
@@ -111,7 +114,7 @@ class _Traffic:
         self.alphas = {bits: best_alpha(errors, QUANTIZER, bits) for bits in JUDGED_BITS}
 
     def block(self, block: int) -> Arrays:
-        """Its results: names, and by kind magnitudes by site and errors by linear."""
+        """Measure a block: names of its linears, and for each kind magnitudes by site and errors by linear."""
         self.source.begin(block)
         linears = self.source.linears(block)
         rows = {
@@ -119,7 +122,7 @@ class _Traffic:
         }
         usual = [[self._usual_scales(entry, bits) for bits in JUDGED_BITS] for entry in linears]
         found: Arrays = {"linears": np.array([entry.name for entry in linears])}
-        # Each split's second moments are dropped before the next kind's are gathered.
+        # Second moments of one split are dropped before those of the next are gathered, to save memory.
         heldout = self._gather(block, linears, "heldout")
         for variable, split in (("usual_error", "calibration"), ("random_error", "random")):
             fitted = self._gather(block, linears, split)
@@ -136,7 +139,7 @@ class _Traffic:
         return found
 
     def _gather(self, block: int, linears: Sequence[LinearWeights], split: str) -> dict[str, _Inputs]:
-        """Second moment and magnitudes of every site, on one split."""
+        """Gather the second moment and magnitudes of every site on one split."""
         widths = {entry.site: entry.weight.shape[1] for entry in linears}
         device = linears[0].weight.device
         arithmetic = self.settings.arithmetic
@@ -162,8 +165,11 @@ class _Traffic:
         calibration: dict[str, _Inputs] | None,
         usual: list[list[Tensor]] | None = None,
     ) -> np.ndarray:
-        """Held-out errors `(linears, judged bits, choices)`: where the usual scales are given, without any and with
-        these; and with those that a calibration gives."""
+        """Measure held-out errors, `(linears, judged bits, choices)`.
+
+        With `usual` scales, the first two choices are no scales and the usual scales. With a `calibration`, the last
+        choice is scales fitted to it.
+        """
         found = []
         for index, entry in enumerate(linears):
             looked_at, judged_on = rows[entry.name], heldout[entry.site].moment
@@ -180,14 +186,14 @@ class _Traffic:
         return np.stack(found)
 
     def _usual_scales(self, entry: LinearWeights, bits: int) -> Tensor:
-        """`(in,)`, as the layer-level instrument chose on all usual calibration tokens."""
+        """Compute the scales `(in,)` that the layer-level instrument chose on all usual calibration tokens."""
         site = self.channels["linear_site"].sel(linear=entry.name).item()
         usual = self.channels["magnitude"].sel(split="calibration", site=site).values[: entry.weight.shape[1]]
         magnitude = torch.as_tensor(usual, dtype=self.settings.arithmetic, device=entry.weight.device)
         return linear_scales(magnitude, magnitude.new_tensor([float(self.alphas[bits].sel(linear=entry.name))]))[0]
 
     def _fitted_scales(self, rows: LinearRows, calibration: _Inputs, bits: int) -> Tensor:
-        """`(in,)`, magnitudes and exponent from given calibration tokens."""
+        """Fit scales `(in,)` to a calibration: magnitudes from its tokens, and the exponent with the least error."""
         scales = alpha_scales(rows.weight, calibration.magnitude)  # (alphas, in)
         if self.settings.raced:
             return scales[fittest_exponent(rows, scales, QUANTIZER, bits, calibration.moment)]
