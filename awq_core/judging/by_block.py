@@ -1,4 +1,4 @@
-"""Statistics of per-linear values that resample whole blocks: the linears of one block are not independent."""
+"""Statistics of per-linear values, with intervals that resample blocks, as linears of one block are not independent."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from scipy import stats
 from awq_core.judging.intervals import CONFIDENCE, Estimate, Statistic, cluster_estimate
 
 Reduce = Callable[..., Any]
-"""Such as `np.nanmean` or `np.nanmedian`: takes an array and the axes to reduce."""
+"""Reduction of an array over given axes, such as `np.nanmean` or `np.nanmedian`."""
 
 
 def as_blocks(values: xr.DataArray, keep: np.ndarray | None = None) -> np.ndarray:
-    """Per-linear (or per-site) values as `[blocks, linears of a block]`, NaN where a block has fewer.
+    """Arrange per-linear (or per-site) values by block.
 
     Args:
         values: `(linear,)` with `linear_block`, or `(site,)` with `site_block`.
-        keep: `(linear,)` booleans; the others become NaN.
+        keep: `(linear,)` booleans; values at False become NaN.
+
+    Returns:
+        `[blocks, linears of a block]`, padded with NaN where a block has fewer.
 
     Raises:
-        ValueError: if a value is NaN: an error, never a linear to leave out.
+        ValueError: if a value is NaN, which is an error and never a linear to leave out.
     """
     dimension = str(values.dims[0])
     if np.isnan(values.values).any():
@@ -37,21 +40,26 @@ def as_blocks(values: xr.DataArray, keep: np.ndarray | None = None) -> np.ndarra
 
 
 def pooled(rows: np.ndarray, reduce: Reduce = np.nanmean) -> Statistic:
-    """The statistic that reduces all linears of the chosen blocks: `rows` is `[blocks, linears]`."""
+    """Make a statistic of block indices that reduces all values of these blocks.
+
+    Args:
+        rows: `[blocks, linears]`, from `as_blocks`.
+        reduce: reduction over the last two axes.
+    """
     return lambda index: reduce(rows[index], axis=(-2, -1))
 
 
 def estimate_by_block(
     values: xr.DataArray, *, seed: int, reduce: Reduce = np.nanmean, logarithmic: bool = False, **further: Any
 ) -> Estimate:
-    """Mean (or another reduction) over linears with an interval that resamples blocks.
+    """Estimate the mean (or another reduction) over linears, with an interval that resamples blocks.
 
     Args:
-        values: `(linear,)`; the logarithms where `logarithmic`.
-        seed: of the resampling.
-        reduce: mean by default.
-        logarithmic: exponentiate the estimate and its interval.
-        further: passed to `cluster_estimate`.
+        values: `(linear,)`; logarithms if `logarithmic`.
+        seed: seed of the resampling.
+        reduce: reduction over linears.
+        logarithmic: whether to exponentiate the estimate and its interval.
+        further: keyword arguments of `cluster_estimate`.
     """
     rows = as_blocks(values)
     estimate = cluster_estimate(
@@ -62,16 +70,16 @@ def estimate_by_block(
 
 
 def share_by_block(values: xr.DataArray, *, trials: int, seed: int) -> Estimate:
-    """A share, averaged over linears, with an interval that resamples blocks.
+    """Estimate a share, averaged over linears, with an interval that resamples blocks.
 
-    Where every linear has the same share, all or nothing, blocks do not vary and a bootstrap would claim
-    certainty. The interval is then as wide as the rule of three makes it: a share of 3 / trials may well have
-    gone unseen.
+    If the share is 0 in every linear, or 1 in every linear, blocks do not vary and a bootstrap interval would have no
+    width. The interval then has the half-width 3 / trials (the rule of three): up to this share, exceptions may well
+    have gone unseen.
 
     Args:
         values: `(linear,)`, from 0 to 1.
-        trials: of how many things (channels, linears) the share is one.
-        seed: of the resampling.
+        trials: total number of things (channels, linears) of which the share is taken.
+        seed: seed of the resampling.
     """
     unanimous = values.values.min() == values.values.max() and values.values[0] in (0.0, 1.0)
     degrees = len(np.unique(values["linear_block"].values)) - 1
@@ -84,13 +92,13 @@ def share_by_block(values: xr.DataArray, *, trials: int, seed: int) -> Estimate:
 def contrast_by_block(
     values: xr.DataArray, inside: xr.DataArray, *, seed: int, reduce: Reduce = np.nanmean
 ) -> Estimate:
-    """Reduction over some linears minus that over the rest, resampling blocks.
+    """Estimate a reduction over some linears minus the same reduction over the others, resampling blocks.
 
     Args:
         values: `(linear,)`.
-        inside: `(linear,)` booleans.
-        seed: of the resampling.
-        reduce: mean by default.
+        inside: `(linear,)` booleans, True for the linears of the first reduction.
+        seed: seed of the resampling.
+        reduce: reduction over linears.
     """
     mine, rest = as_blocks(values, inside.values), as_blocks(values, ~inside.values)
 
@@ -102,7 +110,7 @@ def contrast_by_block(
 
 
 def spearman_by_block(first: xr.DataArray, second: xr.DataArray, *, seed: int) -> Estimate:
-    """Spearman's rank correlation over linears, resampling blocks; 0 where either side is constant."""
+    """Estimate Spearman's rank correlation over linears, resampling blocks; 0 if either side is constant."""
     a, b = as_blocks(first), as_blocks(second)
 
     def statistic(index: np.ndarray) -> np.ndarray:
@@ -112,7 +120,15 @@ def spearman_by_block(first: xr.DataArray, second: xr.DataArray, *, seed: int) -
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation along the last axis, NaN in both ignored; 0 where one side is constant."""
+    """Compute Spearman's correlation along the last axis, ignoring NaN; 0 if either side is constant.
+
+    Args:
+        a: `(..., n)`.
+        b: `(..., n)`, NaN at the same places as `a`.
+
+    Returns:
+        `(...)`, from -1 to 1.
+    """
     x, y = (stats.rankdata(v, axis=-1, nan_policy="omit") for v in (a, b))
     x, y = x - np.nanmean(x, axis=-1, keepdims=True), y - np.nanmean(y, axis=-1, keepdims=True)
     covariance = np.nansum(x * y, axis=-1)
@@ -121,6 +137,6 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def with_parts(estimate: Estimate, values: xr.DataArray) -> Estimate:
-    """The estimate, with the per-linear values that it summarises."""
+    """Attach to an estimate the per-linear values that it summarises."""
     names: Sequence[Any] = values[str(values.dims[0])].values.tolist()
     return replace(estimate, parts=dict(zip(map(str, names), map(float, values.values), strict=True)))

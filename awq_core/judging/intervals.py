@@ -1,10 +1,10 @@
-"""Estimates with 95% intervals: one implementation for every claim.
+"""Estimates with 95% confidence intervals: one implementation for all claims.
 
-What is resampled is what is exchangeable: blocks, windows, or groups of windows; never tokens, never linears
-of one block. With four to six clusters a percentile bootstrap is too narrow, so the bootstrap gives the
-standard error only, corrected by `sqrt(n / (n - 1))`, and Student's t with `n - 1` degrees of freedom gives the
-interval. For a mean that is exactly the t interval on cluster means; `tests/test_interval_coverage.py` shows by
-simulation that its coverage holds for medians, ratios and rank correlations as well.
+Resampling is of exchangeable clusters: blocks, windows, or groups of windows; never tokens, never linears of one block.
+With four to six clusters a percentile bootstrap interval is too narrow. The bootstrap therefore gives only the standard
+error, corrected by `sqrt(n / (n - 1))`, and Student's t with `n - 1` degrees of freedom gives the interval. For a mean
+this is exactly the t interval on cluster means; `tests/test_interval_coverage.py` shows by simulation that its coverage
+holds for medians, ratios and rank correlations as well.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from scipy import stats
 from awq_core.judging.evidence import Interval, Threshold
 
 Statistic = Callable[[NDArray[np.intp]], NDArray[np.float64]]
-"""From cluster indices `(..., n)` to the statistic `(...)` of those clusters: vectorised over resamples."""
+"""Function from cluster indices `(..., n)` to the statistic `(...)` of these clusters, vectorised over resamples."""
 
 CONFIDENCE = 0.95
+"""Confidence level of an interval, or of all interim looks together."""
 RESAMPLES = 1999
+"""Number of bootstrap resamples."""
 FEWEST = {"blocks": 4, "windows": 16, "groups of windows": 16}
-"""Fewer of them are insufficient data: no verdict."""
+"""Smallest number of clusters with which a claim is judged, by kind of cluster."""
 
 
 class InsufficientDataError(Exception):
-    """Too few blocks, windows or groups; or too little damage for a claim about recovering it."""
+    """Error for too few clusters, or for too little quantization damage for a claim about recovering it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate and its uncertainty.
+    """Estimate and its uncertainty.
 
     Attributes:
         value: the estimate, in the claim's unit.
-        interval: its 95% interval, in the same unit; one of several looks' is wider.
-        standard_error: on the scale on which the interval is symmetric.
-        degrees_of_freedom: of the t distribution that the interval comes from.
-        logarithmic: whether that scale is the logarithm.
-        parts: the values that it summarises, by name (usually one for each linear), for naming the worst.
-        details: other readings to report beside it.
+        interval: confidence interval in the claim's unit, at 95%, or at a higher level for one of several looks.
+        standard_error: standard error on the scale on which the interval is symmetric.
+        degrees_of_freedom: degrees of freedom of the t distribution behind the interval.
+        logarithmic: whether the interval is symmetric on the scale of logarithms.
+        parts: values that the estimate summarises, by name (usually one for each linear), to name the worst.
+        details: other metrics to report with the estimate.
     """
 
     value: float
@@ -55,10 +57,10 @@ class Estimate:
     details: dict[str, float | str] = field(default_factory=dict)
 
     def p_value(self, threshold: Threshold) -> float:
-        """Chance of an estimate this far from the threshold, on either side, were the truth on the threshold.
+        """Compute the two-sided p value of the hypothesis that the true value lies on the threshold.
 
-        Of several looks, at any of them: the chance at this one times their number (Bonferroni), so that a verdict
-        stands exactly where this is below 5%.
+        For one of several looks, it is multiplied by the number of looks (Bonferroni), so that there is a verdict
+        exactly when it is below 5%.
         """
         scale = (lambda v: math.log(max(v, 1e-300))) if self.logarithmic else (lambda v: v)
         edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
@@ -69,7 +71,7 @@ class Estimate:
                 chances.append(0.0 if distance > 0 else 1.0)
             else:
                 chances.append(2 * float(stats.t.sf(distance / self.standard_error, self.degrees_of_freedom)))
-        # Of two edges the nearer one decides: inside, both must be cleared; outside, the one that was passed.
+        # The nearer of two edges decides: a value inside must clear both, a value outside has passed the nearer one.
         return min(1.0, self.interval.looks * max(chances))
 
 
@@ -85,25 +87,25 @@ def cluster_estimate(
     further_degrees: float = math.inf,
     looks: int = 1,
 ) -> Estimate:
-    """Estimate and interval of a statistic of exchangeable clusters.
+    """Estimate a statistic of exchangeable clusters, with an interval from a bootstrap standard error.
 
     Args:
-        statistic: vectorised over resamples; where `logarithmic`, it gives the logarithm of what is estimated.
-        clusters: how many there are.
-        resampled: what they are: blocks, windows, or groups of windows.
-        seed: of the resampling.
-        logarithmic: the interval is symmetric in the logarithm; value and ends are exponentiated.
-        bounds: values that the estimand cannot leave.
-        further_variance: variance of an independent source (the untrained twin's seeds), added to the square
-            of the standard error, on the statistic's scale.
-        further_degrees: degrees of freedom of that variance.
-        looks: how many looks at growing data were registered, of which this is one. Each look's interval is then at
-            level `1 - 0.05 / looks`: the chance that any of them misses the truth is at most the sum of the chances
-            that each does, 5%, however the looks depend on one another and whenever looking stops.
+        statistic: statistic of cluster indices; if `logarithmic`, the logarithm of the estimand.
+        clusters: number of clusters.
+        resampled: kind of cluster, a key of `FEWEST`.
+        seed: seed of the resampling.
+        logarithmic: whether to exponentiate the estimate and the ends of its interval.
+        bounds: smallest and largest possible value of the estimand, to which the interval is clipped.
+        further_variance: variance of an independent source (the seeds of the untrained twins), added to the squared
+            standard error, on the statistic's scale.
+        further_degrees: degrees of freedom of `further_variance`.
+        looks: number of registered looks at growing data, of which this is one. The interval of each look is at level
+            `1 - 0.05 / looks`, so that the chance that any of them misses the truth is at most 5% (Bonferroni), however
+            the looks depend on one another and whenever looking stops.
 
     Raises:
-        InsufficientDataError: with fewer clusters than `FEWEST`.
-        ValueError: if the statistic is NaN: an error, never a verdict.
+        InsufficientDataError: if there are fewer clusters than `FEWEST`.
+        ValueError: if the statistic is NaN or infinite.
     """
     if clusters < FEWEST[resampled]:
         raise InsufficientDataError(f"{clusters} {resampled}, and an interval needs at least {FEWEST[resampled]}")
@@ -129,16 +131,16 @@ def cluster_estimate(
 def jackknife_estimate(
     value: float, without: NDArray[np.float64], *, resampled: str, logarithmic: bool = False
 ) -> Estimate:
-    """Interval of a statistic of one linear from its values with each group of windows left out.
+    """Estimate a statistic with a jackknife interval, from its values with each group left out.
 
     Args:
-        value: the statistic over all groups.
-        without: `(groups,)`, the statistic without each one.
-        resampled: what the groups are.
-        logarithmic: make the interval in the logarithm.
+        value: statistic of all groups.
+        without: `(groups,)`, statistic without each group.
+        resampled: kind of group, a key of `FEWEST`.
+        logarithmic: whether the interval is symmetric on the scale of logarithms.
 
     Raises:
-        InsufficientDataError: with fewer groups than `FEWEST`.
+        InsufficientDataError: if there are fewer groups than `FEWEST`.
     """
     groups = len(without)
     if groups < FEWEST[resampled]:
@@ -160,16 +162,16 @@ def two_sample_jackknife(
     resampled: str,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """Interval of a statistic of two independent samples of clusters, leaving out one cluster at a time.
+    """Estimate a statistic of independent samples of clusters, with a jackknife interval.
 
     Args:
-        statistic: from the kept indices of each sample to the statistic.
-        sizes: how many clusters each sample has.
-        resampled: what they are.
-        bounds: values that the estimand cannot leave.
+        statistic: function from the cluster indices in use, one array for each sample, to the statistic.
+        sizes: number of clusters of each sample.
+        resampled: kind of cluster, a key of `FEWEST`.
+        bounds: smallest and largest possible value of the estimand, to which the interval is clipped.
 
     Raises:
-        InsufficientDataError: with fewer clusters than `FEWEST` in either sample.
+        InsufficientDataError: if either sample has fewer clusters than `FEWEST`.
     """
     if min(sizes) < FEWEST[resampled]:
         raise InsufficientDataError(f"{min(sizes)} {resampled}, and an interval needs at least {FEWEST[resampled]}")
@@ -199,7 +201,7 @@ def _student(
     looks: int = 1,
 ) -> Estimate:
     total = sum(variance for variance, _ in variances)
-    # Welch and Satterthwaite: the degrees of freedom of a sum of independent variances.
+    # Welch-Satterthwaite degrees of freedom of a sum of independent variances.
     spread = sum(variance**2 / degrees for variance, degrees in variances if variance > 0)
     degrees = total**2 / spread if spread > 0 else float(variances[0][1])
     standard_error = math.sqrt(total)

@@ -1,4 +1,4 @@
-"""Quantities that claims and figures read off the measurements: one value per linear, or per site."""
+"""Metrics of the measurements that claims and figures use: one value per linear, per site or per window."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from awq_core.measure.methods.looks import on_common_windows
 from awq_core.measured import Measured
 
 OUTLIER_FAMILIES = ("o", "down")
-"""The families in which the literature finds the outliers."""
+"""Families of linears whose inputs have outliers, according to the literature."""
 
 OUTLIER_ROLES = ("attention_out", "mlp_out")
-"""The sites that those families read."""
+"""Roles of the sites that `OUTLIER_FAMILIES` read."""
 
 
 def importance(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """`I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width.
+    """Channel importance `I_j = mean_i |W_ij| * m_j`, `(linear, channel)`, NaN beyond a linear's width.
 
     Raises:
-        ValueError: if a channel within a linear's width has none.
+        ValueError: if the importance of a channel within a linear's width is NaN.
     """
     channels = measured.channels
     magnitude = channels["magnitude"].sel(split=split).sel(site=channels["linear_site"])
     values = (channels["weight_size"] * magnitude).reset_coords(
         ["site", "site_block", "site_role", "site_width"], drop=True
     )
-    # NaN pads narrow linears, so what ranks channels skips it: one that is no padding has to be found here.
+    # Rankings of channels skip NaN, which pads narrow linears; any other NaN has to be found here.
     incomplete = values.notnull().sum("channel") != values["in_features"]
     if incomplete.any():
         name = values["linear"].values[incomplete.values][0]
@@ -45,15 +45,15 @@ def top_share(measured: Measured, split: str = "heldout") -> xr.DataArray:
 
 
 def enrichment(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """That share over the fraction of channels that the top 1% are, `(linear,)`; 1 where channels are alike."""
+    """Share of importance held by the top 1%, divided by their share of channels, `(linear,)`; 1 if all are equal."""
     return _per_linear(importance(measured, split), channel_importance.enrichment)
 
 
 def hockey_stick(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """Mean importance of the top 1% of channels over the median importance, `(linear,)`."""
+    """Mean importance of the top 1% of channels divided by the median importance, `(linear,)`."""
 
     def ratio(values: np.ndarray) -> float:
-        if len(values) and not values.any():  # an expert that no token reached: all channels are alike
+        if len(values) and not values.any():  # an expert that no token reached: all channels are equal
             return 1.0
         return float(values[channel_importance.salient_channels(values)].mean() / np.median(values))
 
@@ -61,7 +61,7 @@ def hockey_stick(measured: Measured, split: str = "heldout") -> xr.DataArray:
 
 
 def large_channels(measured: Measured, split: str = "heldout", times: float = 3.0) -> xr.DataArray:
-    """Share of channels whose magnitude exceeds `times` the median, `(linear,)`."""
+    """Share of channels whose magnitude exceeds `times` the median magnitude, `(linear,)`, 0 to 1."""
     channels = measured.channels
     magnitude = channels["magnitude"].sel(split=split)
     share = _per_row(magnitude, lambda m: float((m > times * np.median(m)).mean()), "site")
@@ -74,18 +74,18 @@ def site_kurtosis(measured: Measured, split: str = "heldout") -> xr.DataArray:
 
 
 def mean_kurtosis(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """The mean excess kurtosis of each linear's input, `(linear,)`."""
+    """Mean excess kurtosis of each linear's input channels, `(linear,)`."""
     return _at_linears(measured, site_kurtosis(measured, split))
 
 
 def outlier_ratio(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """Share of values beyond six standard deviations at each linear's input, `(linear,)`."""
+    """Share of each linear's input values beyond six standard deviations, `(linear,)`, 0 to 1."""
     ratio = measured.channels["outlier_ratio"].sel(split=split).mean("channel", skipna=True)
     return _at_linears(measured, ratio)
 
 
 def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """ln(largest / median channel magnitude), `(site,)`."""
+    """Natural logarithm of the largest channel magnitude over the median one, `(site,)`; 0 if all are 0."""
     magnitude = measured.channels["magnitude"].sel(split=split)
     return _per_row(
         magnitude, lambda m: float(np.log(m.max() / np.median(m))) if m.any() or not len(m) else 0.0, "site"
@@ -93,19 +93,30 @@ def magnitude_spread(measured: Measured, split: str = "heldout") -> xr.DataArray
 
 
 def best_alpha(measured: Measured, quantizer: str, bits: int) -> xr.DataArray:
-    """Each linear's best exponent on calibration tokens, `(linear,)`."""
+    """Best exponent of each linear on calibration tokens, `(linear,)`."""
     return datasets.best_alpha(measured.errors, quantizer, bits)
 
 
 def constant_alpha(measured: Measured, quantizer: str, bits: int) -> float:
-    """The one exponent that is best for the sum of calibration errors."""
+    """Single exponent that minimises the calibration error summed over linears."""
     return datasets.constant_alpha(measured.errors, quantizer, bits)
 
 
 def error_at(
     measured: Measured, quantizer: str, bits: int, alpha: float | xr.DataArray, split: str = "heldout"
 ) -> xr.DataArray:
-    """Squared relative output error at an exponent, one for all or one for each linear, `(linear,)`."""
+    """Squared relative output error at a given exponent, `(linear,)`.
+
+    Args:
+        measured: the measurements.
+        quantizer: name of the quantizer.
+        bits: precision.
+        alpha: exponent, one for all linears or one for each, `(linear,)`; the nearest measured one is used.
+        split: `calibration` or `heldout`.
+
+    Raises:
+        ValueError: if an error at these exponents was not measured (NaN).
+    """
     table = _error_table(measured, quantizer, bits, split)  # (linear, alpha)
     wanted = np.broadcast_to(np.asarray(alpha), len(table))
     nearest = np.abs(measured.errors["alpha"].values - wanted[:, None]).argmin(axis=1)
@@ -113,30 +124,30 @@ def error_at(
 
 
 def error_ratio(errors: xr.DataArray, reference: xr.DataArray) -> xr.DataArray:
-    """`errors / reference`, `(linear,)`; 1 where both are zero: an expert that no token reached."""
+    """Ratio `errors / reference`, `(linear,)`; 1 if both are 0, as for an expert that no token reached."""
     neither = (errors.values == 0) & (reference.values == 0)
     return errors.copy(data=np.where(neither, 1.0, errors.values / np.where(neither, 1.0, reference.values)))
 
 
 def tried_exponents(measured: Measured, quantizer: str, bits: int) -> bool:
-    """Whether exponents were tried at a setting; where not, round-to-nearest's errors are all there is."""
+    """Whether exponents other than 0 (round-to-nearest) were measured at a setting."""
     return not np.isnan(_error_table(measured, quantizer, bits, "calibration")[:, 1:]).all()
 
 
 def inverse_error(measured: Measured, bits: int, alpha: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with `1 / s`, the salient weights scaled down, under asym-g128, `(linear,)`."""
+    """Output error with inverse scales `1 / s`, which scale salient weights down, under asym-g128, `(linear,)`."""
     values = measured.errors["inverse_error"].sel(judged_bits=bits, inverse_alpha=alpha, split=split)
     return _per_linear_error(measured, values.values)
 
 
 def factor_error(measured: Measured, bits: int, factor: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with the top 1% of channels times a factor, under asym-g128, `(linear,)`."""
+    """Output error with the top 1% of channels multiplied by a factor, under asym-g128, `(linear,)`."""
     values = measured.errors["factor_error"].sel(judged_bits=bits, factor=factor, split=split)
     return _per_linear_error(measured, values.values)
 
 
 def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldout") -> xr.DataArray:
-    """`e(RTN) / e(AWQ)` with the exponent chosen on calibration tokens, `(linear,)`; 1 where neither errs."""
+    """Error reduction `e(RTN) / e(AWQ)` at the best exponent on calibration tokens, `(linear,)`; 1 if both are 0."""
     best = _known(_error_table(measured, quantizer, bits, "calibration")).argmin(axis=1)
     table = _error_table(measured, quantizer, bits, split)
     rtn, awq = _known(table[:, 0]), _known(np.take_along_axis(table, best[:, None], axis=1)[:, 0])
@@ -145,7 +156,7 @@ def reduction(measured: Measured, quantizer: str, bits: int, split: str = "heldo
 
 
 def _error_table(measured: Measured, quantizer: str, bits: int, split: str) -> np.ndarray:
-    """Errors `[linears, alphas]`. Plain indexing: a judgement reads hundreds of these, and labels cost milliseconds."""
+    """Extract errors `[linears, alphas]`, by plain indices: hundreds are read, and labels take milliseconds each."""
     errors = measured.errors
     at = {
         "quantizer": errors["quantizer"].values.tolist().index(quantizer),
@@ -157,10 +168,10 @@ def _error_table(measured: Measured, quantizer: str, bits: int, split: str) -> n
 
 
 def _known(errors: np.ndarray) -> np.ndarray:
-    """The same errors.
+    """Return errors after checking that none is NaN, which later comparisons would take for no gain.
 
     Raises:
-        ValueError: if one is NaN: the comparisons that follow would take it for no gain.
+        ValueError: if an error is NaN.
     """
     if np.isnan(errors).any():
         raise ValueError("an output error in the measurements is NaN")
@@ -175,21 +186,29 @@ def _per_linear_error(measured: Measured, values: np.ndarray) -> xr.DataArray:
 
 
 def is_outlier_family(values: xr.DataArray) -> xr.DataArray:
-    """True for the linears that read the attention's or the MLP's inner output, `(linear,)`."""
+    """Whether each linear belongs to `OUTLIER_FAMILIES`, `(linear,)`."""
     return values["linear_family"].isin(OUTLIER_FAMILIES)
 
 
 def window_values(measured: Measured, strategies: Sequence[str], variable: str = "window_loss") -> list[np.ndarray]:
-    """What several strategies have on each window, `[windows]` each, nats per token: the windows that all have.
+    """Values of several strategies on the windows on which all were scored, `[windows]` each, in nats per token.
+
+    Args:
+        measured: the measurements.
+        strategies: names of strategies.
+        variable: variable of the losses, such as `window_loss`.
 
     Raises:
-        LookupError: without model-level measurements, or where a strategy was not scored.
+        LookupError: if there are no model-level measurements, or a strategy was not scored.
     """
     return on_common_windows(losses_of(measured), strategies, variable)
 
 
 def window_differences(measured: Measured, strategy: str, variable: str = "window_loss") -> np.ndarray:
-    """Each window's value under a strategy, minus full precision's for losses, `[windows]`, nats per token."""
+    """Damage of a strategy by window, `[windows]`, in nats per token.
+
+    It is the difference from full precision for `window_loss`, and the value itself for any other variable.
+    """
     if variable != "window_loss":
         return window_values(measured, [strategy], variable)[0]
     values, full = window_values(measured, [strategy, "full"])
@@ -197,10 +216,10 @@ def window_differences(measured: Measured, strategy: str, variable: str = "windo
 
 
 def mean_loss(measured: Measured, strategy: str) -> float:
-    """Mean window loss of a strategy, nats per token.
+    """Mean window loss of a strategy, in nats per token.
 
-    A strategy that was scored on fewer windows than full precision stands beside it as if on all of them: by its mean
-    difference to full precision on its own windows, which the windows' difficulty drops out of.
+    For a strategy that was scored on fewer windows than full precision, it is full precision's mean loss on all windows
+    plus the mean difference on the strategy's own windows. The difficulty of the windows cancels in this difference.
     """
     (full,) = window_values(measured, ["full"])
     (values,) = window_values(measured, [strategy])
@@ -210,10 +229,10 @@ def mean_loss(measured: Measured, strategy: str) -> float:
 
 
 def losses_of(measured: Measured) -> xr.Dataset:
-    """The model-level measurements.
+    """Return the model-level measurements.
 
     Raises:
-        LookupError: where there are none.
+        LookupError: if there are none.
     """
     if measured.losses is None:
         raise LookupError(f"{measured.name} has no model-level measurements")
@@ -221,7 +240,7 @@ def losses_of(measured: Measured) -> xr.Dataset:
 
 
 def natural_log(values: xr.DataArray) -> xr.DataArray:
-    """ln of every value, labels kept."""
+    """Natural logarithm of every value, with the same labels."""
     return values.copy(data=np.log(values.values))
 
 
@@ -242,10 +261,10 @@ def _at_linears(measured: Measured, per_site: xr.DataArray) -> xr.DataArray:
 
 
 def salient_auc(measured: Measured, split: str = "heldout") -> xr.DataArray:
-    """Chance that a salient channel's kurtosis exceeds another channel's (the AUC), `(site,)`.
+    """Probability that a salient channel's kurtosis exceeds another channel's (the AUC), `(site,)`.
 
-    A site's channels are salient by the mean weight size of the linears that read it. Sites under 64 channels are
-    left out: the top 1% would be one channel of few.
+    A site's salient channels are its top 1% by importance, with the mean weight size of the linears that read it. Sites
+    with fewer than 64 channels are left out, because there the top 1% is one channel of few.
     """
     channels = measured.channels
     values = []

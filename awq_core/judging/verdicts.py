@@ -1,4 +1,4 @@
-"""From an estimate to a verdict (design: "Verdicts")."""
+"""Verdicts of estimates, and their correction for multiple claims."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from awq_core.judging.evidence import Contrary, Interval, Threshold, Verdict
 from awq_core.judging.intervals import Estimate
 
 WORST = 5
-"""How many linears a failure names."""
+"""Number of parts (usually linears) that a failing claim names."""
 
 
 def verdict_of(interval: Interval, threshold: Threshold) -> Verdict:
-    """Supported when the whole interval is on the claim's side, refuted when wholly on the other, else inconclusive.
+    """Judge an interval against a threshold.
 
-    An end that touches the threshold decides nothing.
+    The claim is supported if the whole interval is on its side of the threshold, refuted if all of it is on the other
+    side, and otherwise inconclusive. An interval with an end exactly on the threshold is inconclusive.
     """
     low = -float("inf") if threshold.lower is None else threshold.lower
     high = float("inf") if threshold.upper is None else threshold.upper
@@ -26,10 +27,10 @@ def verdict_of(interval: Interval, threshold: Threshold) -> Verdict:
 
 
 def verdict_of_parts(verdicts: Sequence[Verdict]) -> Verdict:
-    """A claim of several parts: supported when all are, refuted when any is.
+    """Combine the verdicts of a claim's parts: supported if all are, refuted if any is, else inconclusive.
 
     Raises:
-        ValueError: without parts.
+        ValueError: if there are no parts.
     """
     if not verdicts:
         raise ValueError("a claim of several parts needs at least one")
@@ -39,7 +40,7 @@ def verdict_of_parts(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def data_needed(estimate: Estimate, threshold: Threshold) -> str:
-    """About how much more data would decide an inconclusive claim, in words."""
+    """Describe, in words, about how much data would decide an inconclusive claim."""
     interval = estimate.interval
     edges = [edge for edge in (threshold.lower, threshold.upper) if edge is not None]
     distance = min(abs(estimate.value - edge) for edge in edges)
@@ -53,7 +54,7 @@ def data_needed(estimate: Estimate, threshold: Threshold) -> str:
 
 
 def margin(value: float, threshold: Threshold) -> float:
-    """How far inside its threshold a value lies; negative outside."""
+    """Distance of a value from the nearest edge of a threshold; negative outside."""
     sides = []
     if threshold.lower is not None:
         sides.append(value - threshold.lower)
@@ -63,18 +64,21 @@ def margin(value: float, threshold: Threshold) -> float:
 
 
 def worst_parts(parts: dict[str, float], threshold: Threshold) -> list[Contrary]:
-    """The parts that speak most against a claim, worst first: farthest on the wrong side of its threshold."""
+    """List the parts that speak most against a claim, worst first: those with the smallest margin."""
 
     ranked = sorted(parts.items(), key=lambda item: (margin(item[1], threshold), item[0]))
     return [Contrary(name, float(value)) for name, value in ranked[:WORST]]
 
 
 def survives_holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Holm's step-down correction: which verdicts stand when all of them must be right at once.
+    """Apply Holm's step-down correction for multiple claims.
 
     Args:
-        p_values: one for each judged claim.
-        level: the family-wise error rate.
+        p_values: p values, one for each judged claim.
+        level: family-wise error rate.
+
+    Returns:
+        For each claim, whether its verdict stands at this rate.
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     stands = [False] * len(p_values)
