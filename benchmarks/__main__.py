@@ -1,4 +1,4 @@
-"""Time the stages of measuring one model, and the official search beside the suite's.
+"""Time the stages of measuring one model, and the suite's search against llm-awq's.
 
 python -m benchmarks embedded-tiny
 python -m benchmarks FOLDER --blocks 2 --threads 2 --output before.json
@@ -38,10 +38,11 @@ from reports.evidence_file import json_bytes
 from reports.writing import write_whole
 
 DTYPES_TIMED = (torch.float32, torch.float64, torch.bfloat16)
+"""Dtypes whose product rates are always measured."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: the exit status is 1 where a limit is not reached, 4 where something cannot be done as asked."""
+    """Run the command line; the exit status is 1 if a limit is not reached, 4 if a request cannot be met."""
     parser = _parser()
     given = parser.parse_args(arguments)
     console = Console(highlight=False, width=120 if not sys.stdout.isatty() else None)
@@ -61,12 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def benchmark(given: argparse.Namespace, console: Console, cache: Path) -> dict[str, Any]:
-    """One run's record, without its limits.
+    """Run the benchmarks, and make their record without limits.
 
     Args:
-        given: the command line.
-        console: told what is being run.
-        cache: an empty folder: nothing measured before is read.
+        given: parsed command line.
+        console: console that is told of each run.
+        cache: an empty folder for the cache, so that no earlier measurement is read.
     """
     if given.threads is not None:
         torch.set_num_threads(given.threads)

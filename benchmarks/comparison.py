@@ -1,4 +1,4 @@
-"""The suite's block-level search against the official one, replayed, in one run: seconds, choices, regrets."""
+"""Comparison of the suite's block-level search with a replay of llm-awq's, in one run: seconds, choices and regrets."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from benchmarks.clock import Clock
 from benchmarks.probes import Probes
 
 GATHERING, SEARCHING = "gathering", "searching"
+"""Parts of both searches: recording inputs, and trying exponents."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Both searches of one group at one precision.
+    """Results of both searches for one group at one precision.
 
     Attributes:
         block: index of the block.
-        group: the inspected module.
+        group: path of the inspected module.
         bits: precision.
-        official: exponent that trying everything finds.
-        suite: the suite's.
-        regret: by how much the suite's choice is worse, as a share of the least loss, by the official losses.
-        tried: of all pairs of exponents and tokens, the share that the suite's search tried.
+        official: exponent that the official search chooses.
+        suite: exponent that the suite's search chooses.
+        regret: loss of the suite's choice minus the least loss, as a share of the least loss, by the official losses.
+        tried: share of all pairs of exponent and token that the suite's search tried.
     """
 
     block: int
@@ -45,16 +46,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class SearchComparison:
-    """Both searches of the same blocks and tokens; seconds are those of all blocks and precisions.
+    """Comparison of both searches on the same blocks and tokens; durations are sums over blocks and precisions.
 
     Attributes:
-        blocks: searched.
-        tokens: they were searched on.
-        official_gathering: seconds to record inputs and outputs.
-        official_searching: seconds to search.
-        gathering: seconds to run the blocks and keep what reaches them.
-        searching: seconds to search.
-        choices: of every group at every precision.
+        blocks: number of blocks.
+        tokens: number of calibration tokens.
+        official_gathering: seconds in which the official search records inputs and outputs.
+        official_searching: seconds in which the official search tries exponents.
+        gathering: seconds in which the suite's search runs the blocks and stores their inputs.
+        searching: seconds in which the suite's search tries exponents.
+        choices: results for every group at every precision.
     """
 
     blocks: int
@@ -66,7 +67,7 @@ class SearchComparison:
     choices: list[Choice]
 
     def ratios(self) -> dict[str, float]:
-        """Official over the suite's seconds, larger is better for the suite; regrets, smaller is."""
+        """Ratios of official to suite's seconds (larger is better), and mean and largest regret (smaller is better)."""
         official, own = self.official_gathering + self.official_searching, self.gathering + self.searching
         regrets = [choice.regret for choice in self.choices]
         return {
@@ -77,21 +78,21 @@ class SearchComparison:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Convert to plain values by attribute name."""
         return asdict(self)
 
 
 def compare_searches(
     blocks: Blocks, ids: np.ndarray, bits: tuple[int, ...], arithmetic: torch.dtype, clock: Clock
 ) -> SearchComparison:
-    """Search every block both ways.
+    """Search every block with both searches.
 
     Args:
-        blocks: of a model of a type that the official replay knows.
-        ids: calibration tokens `[sequences, length]`.
+        blocks: blocks of a model whose type `official_search` supports.
+        ids: calibration token ids `[sequences, length]`.
         bits: precisions.
-        arithmetic: dtype of the suite's second moments, of which this search needs none.
-        clock: which seconds.
+        arithmetic: dtype of the suite's second moments, which these searches do not use.
+        clock: clock of the durations.
     """
     own, official = Probes(clock), Probes(clock)
     choices: list[Choice] = []

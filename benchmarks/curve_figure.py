@@ -1,4 +1,4 @@
-"""The curves of `benchmarks.curves`, one figure each: seconds on logarithmic axes, the search and its parts."""
+"""Figures of the curves of `benchmarks.curves`: seconds of the searches on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AXES = {
 
 
 def draw(record: dict[str, Any]) -> dict[str, Drawing]:
-    """A figure for every curve of a record, by the curve's name."""
+    """Draw a figure for every curve of a record, by the curve's name."""
     return {name: _figure(name, points, record) for name, points in record["curves"].items()}
 
 

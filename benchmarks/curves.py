@@ -1,10 +1,10 @@
-"""How costs grow with calibration tokens, width and depth: measured on scaled shapes, kept as JSON, drawn as PNG.
+"""Growth of costs with calibration tokens, width and depth: measured on scaled shapes, stored as JSON, drawn as PNG.
 
     python -m benchmarks.curves measure curves.json --clock processor
     python -m benchmarks.curves draw curves.json docs/images
 
-Each point is a fresh model of random weights and its random tokens: gathering what reaches its blocks, the suite's
-block search and the official one, replayed, at 3 bits.
+Each point is a new model with random weights, and random tokens, on which the suite's block search and the replay of
+the official search run at 3 bits.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SCHEMA_VERSION = 1
 BITS_SEARCHED = 3
 LENGTH = 512
 ARITHMETIC = torch.float32
-"""Of second moments, as for models of more than 50M parameters."""
+"""Dtype of second moments, as for models of more than 50M parameters."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model and so many tokens."""
+    """Width, number of blocks and number of calibration tokens of one point of a curve."""
 
     width: int
     blocks: int
@@ -54,11 +54,11 @@ CURVES: dict[str, tuple[Point, ...]] = {
 
 
 def measure_point(point: Point, clock: Clock) -> dict[str, float]:
-    """Seconds of each cost at one point.
+    """Measure the costs at one point, in seconds by name.
 
     Args:
-        point: the model and its tokens.
-        clock: which seconds.
+        point: size of the model and number of tokens.
+        clock: clock of the durations.
     """
     model = random_model(scaled(point.width, point.blocks))
     ids = np.random.default_rng(0).integers(0, 1024, (point.tokens // LENGTH, LENGTH))
@@ -71,15 +71,15 @@ def measure_point(point: Point, clock: Clock) -> dict[str, float]:
 
 
 def measure(clock: Clock, names: list[str], report: Callable[[str], None]) -> dict[str, Any]:
-    """The record of all curves.
+    """Measure curves, and make their record.
 
     Args:
-        clock: which seconds.
-        names: of the curves.
+        clock: clock of the durations.
+        names: names of the curves.
         report: called with a line for each point.
     """
     load = [load_average()]
-    measure_point(Point(64, 1, 1024), clock)  # the first one pays for setting up
+    measure_point(Point(64, 1, 1024), clock)  # warms up, so that no point pays for setting up
     curves: dict[str, list[dict[str, float]]] = {}
     for name in names:
         for point in CURVES[name]:
@@ -97,7 +97,7 @@ def measure(clock: Clock, names: list[str], report: Callable[[str], None]) -> di
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: measure, or draw what was measured."""
+    """Run the command line: measure curves, or draw the curves of a record."""
     parser = Parser(prog="python -m benchmarks.curves", description="Costs against tokens, width and depth.")
     commands = parser.add_subparsers(dest="command", required=True)
     measuring = commands.add_parser("measure")

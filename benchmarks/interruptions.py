@@ -1,10 +1,10 @@
-"""Kill a run at random moments, and hold what it ends up with against a run that was left alone.
+"""Kill a run at random moments, and compare its final result with that of an uninterrupted run.
 
     python -m benchmarks.interruptions embedded-tiny --kills 10 --seed 0
 
-Every kill is SIGKILL, at a moment drawn uniformly over the time that the uninterrupted run took; the next run goes on
-from what is in the cache. A run that ends before its moment is compared, and the next one begins with an empty cache.
-After the last kill a run is left to end. Evidence and per-layer record must be the same to the last bit, but for times.
+Each kill is a SIGKILL, at a moment drawn uniformly over the duration of the uninterrupted run; the next run resumes
+from the cache. A run that ends before its moment is compared, and the next run begins with an empty cache. After the
+last kill, one run is left to end. Evidence and per-layer record must be equal bit for bit, except for times.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from fixtures.cache.store import CACHE_VARIABLE
 from reports.command import Parser
 
 RECORDS = ("evidence.json", "diagnostic.json")
+"""Files that are compared."""
 TIMED_CLAIMS = ("gptq.slower",)
-"""Claims about seconds: their estimate and details are times."""
+"""Claims about durations, whose estimate and details are times."""
 TIMES = ("generated", "seconds")
-"""What a record calls a date and measured seconds, wherever it stands."""
+"""Keys of dates and durations anywhere in a record."""
 ENDED = (0, 1)
-"""Exit statuses of a run that judged everything: 1 where a verdict is not registered."""
+"""Exit statuses of a run that judged all claims; 1 means that a verdict is not registered."""
 
 
 @dataclass
 class Runs:
-    """Runs of one model in processes of their own.
+    """Runs of one model in separate processes.
 
     Attributes:
-        model: what `--model` is given.
-        folder: for caches and reports; empty at first.
-        claims: files or node ids.
-        options: further ones of pytest.
-        environment: variables to set in the processes, beside this one's.
+        model: value of `--model`.
+        folder: folder of caches and reports, empty at first.
+        claims: files or node ids of claims.
+        options: further options of pytest.
+        environment: variables to set in the processes, in addition to this process's.
     """
 
     model: str
@@ -53,14 +54,17 @@ class Runs:
     environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, name: str, moment: float | None = None) -> float | None:
-        """Run; the seconds that it took, or None where it was killed at `moment`.
+        """Run once.
 
         Args:
-            name: of its cache and its reports.
-            moment: seconds after the start; None for a run that is left alone.
+            name: name of the run's cache and reports.
+            moment: time after the start at which to kill the run, in seconds; None to let it end.
+
+        Returns:
+            Duration of the run in seconds, or None if it was killed.
 
         Raises:
-            RuntimeError: if it ends in any other way, with the last lines that it wrote.
+            RuntimeError: if the run ends with an unexpected exit status; the message has its last lines of output.
         """
         command = [sys.executable, "-m", "pytest", *self.claims, "--model", self.model, "-q", *self.options]
         environment = os.environ | self.environment | {CACHE_VARIABLE: str(self.folder / f"cache-{name}")}
@@ -71,7 +75,7 @@ class Runs:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # so that a kill takes the processes that it started, too
+                start_new_session=True,  # so that a kill includes the processes that it started
             )
             try:
                 status = process.wait(moment)
@@ -88,12 +92,12 @@ class Runs:
         return time.monotonic() - began
 
     def records(self, name: str) -> dict[str, Any]:
-        """What a run left of the model, without times, by file."""
+        """Read a run's records without times, by file."""
         (folder,) = (self.folder / f"out-{name}").iterdir()
         return {file: without_times(json.loads((folder / file).read_text(encoding="utf-8"))) for file in RECORDS}
 
     def found(self, name: str) -> str:
-        """What a killed run left in its cache, in words."""
+        """Describe the contents of a killed run's cache, in words."""
         measurements = self.folder / f"cache-{name}" / "measurements"
         entries = len(list(measurements.glob("*/*/checksums.json")))
         blocks = len(list(measurements.glob("*/*/blocks/*/*.npz")))
@@ -102,7 +106,7 @@ class Runs:
 
 
 def without_times(record: Any) -> Any:
-    """A record without dates and measured seconds."""
+    """Remove dates and durations from a record."""
     if isinstance(record, list):
         return [without_times(item) for item in record]
     if not isinstance(record, dict):
@@ -116,7 +120,7 @@ def without_times(record: Any) -> Any:
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """Where two records differ, a line each: `evidence.json claims 3 estimate: 1.25, was 1.5`."""
+    """Iterate over the differences of two records, such as `evidence.json claims 3 estimate: 1.25, was 1.5`."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
             yield from differences(before.get(key), after.get(key), f"{where} {key}")
@@ -128,10 +132,10 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
 
 
 def interrupted(runs: Runs, kills: int, seed: int) -> Iterator[str]:
-    """Kill runs so many times; lines that say how it went, those about a difference beginning with `DIFFERENT`.
+    """Kill runs `kills` times, and yield lines about them; a line about a difference begins with `DIFFERENT`.
 
     Raises:
-        RuntimeError: if a run ends otherwise than it should.
+        RuntimeError: if a run ends with an unexpected exit status.
     """
     generator = random.Random(seed)
     whole = runs.run("uninterrupted")
@@ -163,7 +167,7 @@ def _compared(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: the exit status is 1 where something differs, 4 where a run could not be made."""
+    """Run the command line; the exit status is 1 if records differ, 4 if a run could not be made."""
     parser = Parser(prog="python -m benchmarks.interruptions", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="alias, hub id or folder")
     parser.add_argument("--kills", type=int, default=10, help="how many; default: 10")
@@ -185,5 +189,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without the run that it started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the current run is killed too
     sys.exit(main())

@@ -1,13 +1,13 @@
-"""llm-awq's scale search as published, replayed: what the suite's own search is compared with.
+"""Replay of llm-awq's published scale search, with which the suite's own search is compared.
 
 For each group of linears that read one input and each alpha = 0, 0.05 ... 0.95: `s = clamp(x^alpha, 1e-4) / sqrt(max s
 * min s)` with `x` the mean magnitude of each channel; the group's weights become `Q(W s) / s`; the inspected module
 (attention for q, k, v; the MLP for gate and up; the linear itself for o and down) runs on all calibration tokens; the
-loss is the mean squared change of its output. All in plain single precision at least; nothing of `awq_core`'s search is
-used, only its quantizer.
+loss is the mean squared change of its output. All is computed in single precision or better, and independently of
+`awq_core`'s search; only its quantizer is used.
 
-What llm-awq does beside that is left out, in its favour: it copies the block's weights back at every grid point and
-runs all tokens at once, where here they run in chunks.
+llm-awq also copies the block's weights back at every grid point and runs all tokens at once. The replay omits the
+copies and runs tokens in chunks, in favour of llm-awq.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mlp", ("mlp.gate_proj", "mlp.up_proj")),
     ("mlp.down_proj", ("mlp.down_proj",)),
 )
-"""Inspected module, and the linears that share a scale, of Llama, Mistral, Qwen2 and Qwen3."""
+"""Inspected module and linears that share a scale, for each group of Llama, Mistral, Qwen2 and Qwen3."""
 
 CHUNK_TOKENS = 4096
+"""Tokens per forward pass."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Tensor]
-"""Positional and keyword arguments of a module, and what it gave."""
+"""Positional arguments, keyword arguments and output of a module's call."""
 
 
 @dataclass(frozen=True)
 class RecordedBlock:
-    """What reaches the inspected modules of a block on the calibration tokens, in full precision.
+    """Calls of the inspected modules of a block on the calibration tokens, in full precision.
 
     Attributes:
-        block: the block, in single precision at least.
-        calls: by inspected module.
-        magnitudes: by inspected module, the mean over tokens of abs(x) at its group's input, `(width,)`.
+        block: the block, in single precision or better.
+        calls: calls by path of the inspected module.
+        magnitudes: mean over tokens of abs(x) at the group's input, `(width,)`, by path of the inspected module.
     """
 
     block: nn.Module
@@ -57,7 +58,13 @@ class RecordedBlock:
 
 @dataclass(frozen=True)
 class Searched:
-    """One group at one precision: every exponent's loss on all tokens, the exponent with the least, its scales."""
+    """Result of a search for one group at one precision.
+
+    Attributes:
+        losses: loss of each of `ALPHAS` on all tokens.
+        alpha: exponent with the least loss.
+        scales: scales of this exponent, `(width,)`.
+    """
 
     losses: tuple[float, ...]
     alpha: float
@@ -65,11 +72,11 @@ class Searched:
 
 
 class Replay:
-    """The calibration tokens on their way through the blocks, which are recorded in order.
+    """Pass of the calibration tokens through the blocks, which are recorded in order.
 
     Args:
-        model: of a type that `GROUPS` describes, in evaluation mode; its blocks may be elsewhere.
-        ids: calibration tokens `[sequences, length]`.
+        model: model of a type that `GROUPS` describes, in evaluation mode; its blocks need not be in memory.
+        ids: calibration token ids `[sequences, length]`.
     """
 
     def __init__(self, model: Any, ids: np.ndarray) -> None:
@@ -88,7 +95,7 @@ class Replay:
         raise _Reached
 
     def record(self, block: nn.Module) -> RecordedBlock:
-        """One pass over the next block; keeps the inputs and outputs of every inspected module."""
+        """Run the next block, and record the inputs and outputs of each inspected module."""
         if next(block.parameters()).dtype in (torch.bfloat16, torch.float16):
             block = deepcopy(block).float()
         calls: dict[str, list[Call]] = {}
@@ -114,7 +121,7 @@ class Replay:
 
 
 def search(recorded: RecordedBlock, bits: int) -> dict[str, Searched]:
-    """The official search of one recorded block, by inspected module."""
+    """Run the official search on one recorded block; results by path of the inspected module."""
     found = {}
     for path, linears in applicable_groups(recorded.block):
         inspected = recorded.block.get_submodule(path)
@@ -130,26 +137,26 @@ def search(recorded: RecordedBlock, bits: int) -> dict[str, Searched]:
 
 
 def applicable_groups(block: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
-    """Groups whose scale folds: o's only where v makes as many channels (no grouped queries)."""
+    """List the groups whose scale folds: o only if v has as many outputs as o has inputs (no grouped queries)."""
     value: Any = block.get_submodule("self_attn.v_proj")
     output: Any = block.get_submodule("self_attn.o_proj")
     return [group for group in GROUPS if group[0] != "self_attn.o_proj" or value.out_features == output.in_features]
 
 
 def official_scales(magnitude: Tensor, alpha: float) -> Tensor:
-    """`clamp(x^alpha, 1e-4)`, divided by `sqrt(max * min)`, `(width,)`."""
+    """Compute llm-awq's scales `clamp(x^alpha, 1e-4)`, divided by `sqrt(max * min)`, `(width,)`."""
     scales = magnitude.pow(alpha).clamp(min=1e-4)
     return scales / (scales.max() * scales.min()).sqrt()
 
 
 def rounded(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """`Q(W s) / s`, `(out, in)`."""
+    """Compute the effective quantized weights `Q(W s) / s`, `(out, in)`."""
     return quantize_groups(weight * scales, bits, deployed_group_size(weight.shape[1])).dequantize() / scales
 
 
 @contextmanager
 def exchanged(modules: list[Any], weights: list[Tensor]) -> Iterator[None]:
-    """Linears with other weights for a while."""
+    """Exchange the weights of linears inside the context."""
     originals = [module.weight.data for module in modules]
     try:
         for module, weight in zip(modules, weights, strict=True):
@@ -175,7 +182,7 @@ def _first(output: Any) -> Tensor:
 
 
 def _raised(value: Any) -> Any:
-    """In single precision at least."""
+    """Convert half-precision tensors to single precision, also inside tuples."""
     if isinstance(value, tuple):
         return tuple(map(_raised, value))
     half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
@@ -183,4 +190,4 @@ def _raised(value: Any) -> Any:
 
 
 class _Reached(Exception):  # noqa: N818 -- a signal, not an error
-    """Stops the model's forward pass once the first block's arguments are known."""
+    """Signal that stops the model's forward pass once the first block's arguments are known."""

@@ -1,9 +1,10 @@
-"""What measuring a model would take that is not at hand: operations, bytes, time and memory, from its shape alone.
+"""Plan of measuring a model from its shape alone: operations, bytes, time and memory.
 
     python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
 
-Operations are those of `fixtures/cost/work.py`. Forward passes and half of the error grid's products run at the rate
-of 16-bit products, second moments and the other half at that of single precision; elementwise work is left out.
+Operations come from `fixtures/cost/work.py`. Forward passes and half of the error grid's products are assumed to run at
+the rate of 16-bit products, second moments and the other half at the rate of single precision; elementwise work is
+ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from fixtures.texts.effort import EFFORTS, effort_of
 from reports.command import Parser
 
 LARGER = {"llama70b": Shape(8192, 28_672, 80, 64, 8, vocabulary=128_256, context=8192, tied=False)}
-"""Shapes that are planned and never made here."""
+"""Shapes that can be planned but not written as models."""
 
 
 def described(name: str, shape: Shape) -> ModelDescription:
-    """A model's description without its files."""
+    """Describe a model of a given shape, without any files."""
     key_value = shape.key_value_heads * shape.hidden // shape.heads
     block = (
         (shape.hidden, shape.hidden),
@@ -57,14 +58,14 @@ def described(name: str, shape: Shape) -> ModelDescription:
 
 
 def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) -> list[str]:
-    """The plan in lines.
+    """Make a plan, as lines of text.
 
     Args:
-        name: of a shape.
+        name: name of a shape.
         effort: name of the effort.
-        rate: operations a second of 16-bit products.
-        slow_rate: of products in single precision.
-        fetch: bytes a second at which weights are fetched.
+        rate: rate of 16-bit products, in operations per second.
+        slow_rate: rate of products in single precision, in operations per second.
+        fetch: rate at which weights are fetched, in bytes per second.
     """
     description = described(name, (SHAPES | LARGER)[name])
     chosen = effort_of(effort, description.parameters)
@@ -84,7 +85,7 @@ def plan(name: str, effort: str, rate: float, slow_rate: float, fetch: float) ->
 
 
 def main() -> None:
-    """Command line."""
+    """Print a plan."""
     parser = Parser(prog="python -m benchmarks.plan", description="What measuring a model of some shape would take.")
     parser.add_argument("shape", choices=SHAPES | LARGER)
     parser.add_argument("--effort", choices=sorted(EFFORTS), default="standard")

@@ -1,4 +1,4 @@
-"""`benchmark.json`: stages, rates, the comparison of the searches, and what they ran on (`benchmarks/schema.json`)."""
+"""Record of a benchmark run, as JSON by `benchmarks/schema.json`: conditions, stages, rates, and both searches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from benchmarks.stages import Stage
 from fixtures.models.device import dtype_name
 
 SCHEMA_VERSION = 2
-"""Raised whenever a field changes its name or its meaning."""
+"""Version of the record's schema, raised whenever a field changes its name or its meaning."""
 
 Rates = dict[torch.dtype, list[float]]
-"""Operations a second by dtype, measured before the stages and after them."""
+"""Rates of matrix products by dtype, in operations per second, measured before and after the stages."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run was made under: plain values, each as it is written."""
+    """Conditions of a run, as the plain values that are written.
+
+    Attributes:
+        machine: description of the machine.
+        model: name and sizes of the model.
+        settings: settings of the measurement.
+        load: load averages before and after the run.
+    """
 
     machine: dict[str, Any]
     model: dict[str, Any]
@@ -39,15 +46,15 @@ def record(
     whole: dict[str, float],
     missing: Sequence[str],
 ) -> dict[str, Any]:
-    """The record of one run, in plain values.
+    """Make the record of one run, in plain values.
 
     Args:
-        conditions: of the run.
-        stages: as measured.
-        rates: of matrix products.
-        search: the comparison with the official search, or None.
-        whole: seconds of a whole measurement by stage of `fixtures.measuring.model`; empty where none was made.
-        missing: parts that could not be told apart.
+        conditions: conditions of the run.
+        stages: measured stages.
+        rates: rates of matrix products.
+        search: comparison with the official search, or None.
+        whole: seconds of a whole measurement by stage of `fixtures.measuring.model`; empty if there was none.
+        missing: places of `benchmarks.stages.PLACES` that no longer exist in the suite.
     """
     rows = [_row(stage, rates) for stage in stages]
     ratios = dict(search.ratios()) if search is not None else {}
@@ -77,21 +84,21 @@ def _row(stage: Stage, rates: Rates) -> dict[str, Any]:
 
 
 def share(stage: Stage, rates: Rates) -> float | None:
-    """Seconds that a stage's products take at the measured rates, over the seconds that it took; None without any."""
+    """Share of a stage's seconds that its products would take at the measured rates; None if it has no products."""
     if not stage.operations:
         return None
     return sum(count / mean(rates[dtype]) for dtype, count in stage.products.items()) / stage.seconds
 
 
 def judge_limits(found: dict[str, float], limits: Sequence[str]) -> list[dict[str, Any]]:
-    """Every `NAME=VALUE` against the ratio of that name: a regret may be at most the value, others at least.
+    """Compare ratios with limits: a regret may be at most its limit, any other ratio must be at least its limit.
 
     Args:
         found: ratios by name.
-        limits: as given.
+        limits: limits as `NAME=VALUE`.
 
     Raises:
-        ValueError: for a limit that is not of that form, or names no ratio.
+        ValueError: if a limit has another form, or names no ratio.
     """
     judged = []
     for limit in limits:

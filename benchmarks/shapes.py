@@ -1,11 +1,11 @@
-"""Model folders in the shape of real models: seeded random weights, with the outlier channels that real ones have.
+"""Model folders with the shapes of real models, and seeded random weights with outlier channels as in real models.
 
     python -m benchmarks.shapes qwen0.5b FOLDER             # 24 blocks, 1 GB
     python -m benchmarks.shapes qwen0.5b FOLDER --blocks 2
     python -m benchmarks.shapes qwen7b FOLDER --config-only
 
-What measuring costs depends on shapes alone, so a folder like this stands for a model that cannot be fetched. Its
-verdicts mean nothing. It is loaded like any local folder: `pytest claims --model FOLDER`.
+The cost of measuring depends on shapes alone, so such a folder can replace a model that cannot be fetched. Its verdicts
+mean nothing. It is loaded like any local folder: `pytest claims --model FOLDER`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from reports.command import Parser
 from tools.train_embedded import END_OF_TEXT
 
 OUTLIER_SHARE = 0.005
-"""Share of a site's channels that are enlarged; at least one."""
+"""Share of a site's channels that are enlarged, at least one."""
 OUTLIER_SIZES = (8.0, 30.0)
-"""They are enlarged by factors drawn between these, evenly on a logarithmic scale."""
+"""Smallest and largest factor of enlarged channels; factors are drawn log-uniformly between them."""
 BIAS_SIZE = 0.3
 """Standard deviation of the query, key and value biases, which the class initialises to zero."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Qwen2 model.
+    """Sizes of a Qwen2 model.
 
     Attributes:
         hidden: width of the residual stream.
         intermediate: width inside the MLP.
-        blocks: transformer blocks.
-        heads: query heads.
-        key_value_heads: key and value heads.
-        vocabulary: tokens the model knows.
+        blocks: number of transformer blocks.
+        heads: number of query heads.
+        key_value_heads: number of key-value heads.
+        vocabulary: number of tokens that the model knows.
         context: largest number of positions.
-        tied: whether the output head is the embedding.
+        tied: whether the output head shares the embeddings' weight.
     """
 
     hidden: int
@@ -59,7 +59,7 @@ class Shape:
     tied: bool = True
 
     def config(self) -> Qwen2Config:
-        """The configuration, with Qwen2.5's rope and norms."""
+        """Make the configuration, with the rope and norms of Qwen2.5."""
         return Qwen2Config(
             vocab_size=self.vocabulary,
             hidden_size=self.hidden,
@@ -77,14 +77,14 @@ class Shape:
 
 
 def scaled(width: int, blocks: int) -> Shape:
-    """Qwen2.5-0.5B's proportions at another width, with a small vocabulary: the blocks are what scales.
+    """Make a shape with the proportions of Qwen2.5-0.5B and a small vocabulary, so that blocks dominate the cost.
 
     Args:
-        width: of the residual stream; a multiple of 64, the size of a head.
-        blocks: transformer blocks.
+        width: width of the residual stream, a multiple of 64 (the size of a head).
+        blocks: number of transformer blocks.
 
     Raises:
-        ValueError: if the width is no multiple of 64.
+        ValueError: if the width is not a multiple of 64.
     """
     if width % 64:
         raise ValueError(f"width must be a multiple of 64, got {width}")
@@ -101,17 +101,17 @@ SHAPES = {
     "qwen7b": Shape(3584, 18_944, 28, 28, 4, vocabulary=152_064, context=131_072, tied=False),
     **{f"width{width}": scaled(width, 4) for width in (64, 128, 256, 512, 896)},
 }
-"""Qwen2.5's base models, and a family of one proportion for curves."""
+"""Shapes by name: Qwen2.5's base models, and models of equal proportions and different widths for curves."""
 
 
 def write_model(folder: Path, shape: Shape, *, seed: int = 0, with_weights: bool = True) -> Path:
     """Write a model folder: configuration, tokenizer, and bfloat16 safetensors.
 
     Args:
-        folder: where to.
-        shape: sizes.
-        seed: of weights, biases and outlier channels.
-        with_weights: False writes configuration and tokenizer alone.
+        folder: folder to write.
+        shape: sizes of the model.
+        seed: seed of weights, biases and outlier channels.
+        with_weights: whether to write the weights.
 
     Returns:
         The folder.
@@ -130,7 +130,7 @@ def write_model(folder: Path, shape: Shape, *, seed: int = 0, with_weights: bool
 
 
 def random_model(shape: Shape, seed: int = 0) -> Any:
-    """A model in float32 and evaluation mode, weights as its class initialises them, with planted outlier channels."""
+    """Make a float32 model in evaluation mode, with its class's initial weights, random biases and outlier channels."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: Any = Qwen2ForCausalLM(shape.config())
@@ -145,8 +145,10 @@ def random_model(shape: Shape, seed: int = 0) -> Any:
 
 
 def _sources_of_sites(block: Any) -> Iterator[Tensor]:
-    """What makes the channels of each input site, one row a channel: norms before q and gate, v before o, up before
-    down."""
+    """Yield the weights that produce the channels of each input site, one row per channel.
+
+    They are the norms before q and gate, v before o, and up before down.
+    """
     yield block.input_layernorm.weight
     yield block.self_attn.v_proj.weight
     yield block.post_attention_layernorm.weight
@@ -162,13 +164,13 @@ def _enlarge(channels: Tensor, generator: torch.Generator) -> None:
 
 
 def _tokenizer(context: int) -> PreTrainedTokenizerFast:
-    """The embedded models' tokenizer: 1024 ids, which every vocabulary here holds."""
+    """Make the embedded models' tokenizer, whose 1024 ids all shapes' vocabularies contain."""
     tokenizer = Tokenizer.from_file(str(EMBEDDED_FOLDER / "embedded-small" / "tokenizer.json"))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, model_max_length=context)
 
 
 def main() -> None:
-    """Command line: which shape, where to, how many blocks."""
+    """Write a model folder from the command line."""
     parser = Parser(prog="python -m benchmarks.shapes", description="Write a model folder with seeded random weights.")
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("folder", type=Path)

@@ -1,4 +1,4 @@
-"""A record as it is printed."""
+"""Tables that print a record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fixtures.cost.estimate import bytes_in_words, time_in_words
 
 
 def print_record(record: dict[str, Any], console: Console) -> None:
-    """The conditions, the stages, the searches, the whole."""
+    """Print a record: conditions, stages, searches, and the whole measurement."""
     model, machine, settings = record["model"], record["machine"], record["settings"]
     console.print(
         f"{model['name']}: {model['blocks_measured']} of {model['blocks']} blocks, hidden {model['hidden']}, "
@@ -36,7 +36,7 @@ def print_record(record: dict[str, Any], console: Console) -> None:
 
 
 def stages_table(record: dict[str, Any]) -> Table:
-    """One row a stage."""
+    """Make the table of stages."""
     table = _table("run", "stage", right=("seconds", "10^9 op", "10^9 op/s", "share", "memory"))
     for row in record["stages"]:
         products = row["operations"] / 1e9
@@ -52,7 +52,7 @@ def stages_table(record: dict[str, Any]) -> Table:
 
 
 def choices_table(search: dict[str, Any]) -> Table:
-    """One row for each group and precision."""
+    """Make the table of both searches' choices, one row for each group and precision."""
     table = _table("block", "group", right=("bits", "official", "suite", "regret", "tried"))
     for choice in search["choices"]:
         table.add_row(
@@ -68,7 +68,7 @@ def choices_table(search: dict[str, Any]) -> Table:
 
 
 def search_sentence(search: dict[str, Any], ratios: dict[str, float]) -> str:
-    """What the comparison of the searches found."""
+    """Summarise the comparison of the searches in a sentence."""
     official = search["official_gathering"] + search["official_searching"]
     own = search["gathering"] + search["searching"]
     same = sum(choice["official"] == choice["suite"] for choice in search["choices"])
