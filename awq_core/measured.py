@@ -1,7 +1,7 @@
-"""What measuring one model yields: three labelled datasets and where they came from.
+"""Measurements of one model: labelled datasets and their provenance.
 
-Everything a claim, a figure or a report needs is here; none of them touches a model. The datasets'
-dimensions and variables are listed in `docs/datasets.md`.
+Claims, figures and reports read only these and never touch a model. `docs/datasets.md` lists the datasets' dimensions
+and variables.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ def is_judged(quantizer: str, bits: int) -> bool:
 
 
 TRAFFIC_KINDS = ("prose", "code", "json", "long-prompts", "languages")
-"""What models are asked in use; the passages are the project's own (`fixtures/texts/traffic`)."""
+"""Kinds of text that models meet in use; the passages are the project's own (`fixtures/texts/traffic`)."""
 GROUPS = 16
-"""Groups of neighbouring held-out windows, resampled where a claim is about a single linear."""
+"""Number of groups of neighbouring held-out windows, which claims about a single linear resample."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements of one model (or of one untrained twin, then without losses).
+    """Measurements of one model, or of one untrained twin.
 
     Attributes:
-        name: what `--model` called it, safe as a folder name.
-        family: what other sizes it may be compared with (`"qwen2.5"`), or None.
+        name: name of the model, safe as a folder name.
+        family: family of models of different sizes with which it may be compared (`"qwen2.5"`), or None.
         parameters: number of parameters.
-        channels: per input site and channel, and per linear and channel (see `docs/datasets.md`).
+        channels: statistics by input site and channel, and by linear and channel (see `docs/datasets.md`).
         errors: squared relative output errors by linear, quantizer, bits, alpha and split.
-        losses: window losses and logit divergences by strategy; None for a twin.
-        tokens: the exact ids, `calibration` and `heldout`, each `[sequences, length]`.
+        losses: window losses and logit divergences by strategy; None if they were not measured, as for a twin.
+        tokens: token ids `[sequences, length]` by split.
         provenance: plain values: model id, revision, hashes, dtype, device, versions, effort, seed, times.
-        traffic: magnitudes and errors under each kind of traffic; None where it was not measured.
-        twins: the model's untrained twins, one per seed of their initialiser.
-        scenarios: a planted control's further scenarios by name; empty for any other model.
+        traffic: magnitudes and errors under each kind of traffic; None if they were not measured.
+        twins: measurements of the model's untrained twins, one for each of their seeds.
+        scenarios: measurements of a planted control's further scenarios by name; empty for any other model.
     """
 
     name: str
@@ -63,6 +63,6 @@ class Measured:
     scenarios: dict[str, Measured] = field(default_factory=dict)
 
     def for_claim(self, claim_id: str) -> Measured:
-        """What a claim is judged on: the measurements themselves, or the planted scenario that plants its effect."""
+        """Measurements on which a claim is judged: these, or those of the scenario that plants the claim's effect."""
         scenario = self.provenance.get("scenario_of_claim", {}).get(claim_id)
         return self.scenarios.get(scenario, self)

@@ -1,4 +1,4 @@
-"""How methods round an opened block: each function gives its changed parameters, in the model's own layout."""
+"""Roundings of an opened block: functions that return the changed parameters, in the model's storage layout."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from awq_core.quantization.scales import linear_scales, official_scales
 
 @dataclass(frozen=True)
 class LayerFindings:
-    """What the layer-level instruments found that methods build on.
+    """Results of the layer-level instruments that methods use.
 
     Attributes:
-        magnitudes: calibration magnitude `[in_features]` of each linear's input.
-        alphas: by bits, each linear's best exponent.
-        constant: by bits, the one exponent that is best for all.
+        magnitudes: calibration magnitudes `[in_features]` of each linear's input, by the linear's name.
+        alphas: best exponent of each linear by name, by bits.
+        constant: single exponent with the least summed error, by bits.
         seed: of random choices of channels, and of the signs of redraws.
     """
 
@@ -39,7 +39,7 @@ class LayerFindings:
 
     @classmethod
     def of(cls, channels: xr.Dataset, errors: xr.Dataset, bits: tuple[int, ...], seed: int) -> LayerFindings:
-        """Read them from the layer-level datasets (`docs/datasets.md`)."""
+        """Read the findings from the layer-level datasets (`docs/datasets.md`)."""
         magnitude = channels["magnitude"].sel(split="calibration").transpose("site", "channel")
         labels = (channels[name].values for name in ("linear", "linear_site", "in_features"))
         magnitudes = {
@@ -59,17 +59,17 @@ class LayerFindings:
 
 @dataclass(frozen=True)
 class Rounding:
-    """An opened block that a method rounds.
+    """Opened block that a method rounds.
 
     Attributes:
-        model: its block is open.
-        architecture: its row of the table.
+        model: model with the block open.
+        architecture: the model's row of the table.
         block: index of the block.
         bits: precision.
-        layers: what the layer-level instruments found.
-        found: what a method's search found of this block on the text set at hand, by the method's name.
-        draw: 0 rounds as a checkpoint would be; any other flips random signs of the input channels around the rounding,
-            which leaves the function as it is and makes the roundings new.
+        layers: results of the layer-level instruments.
+        found: returns the results of a method's search in this block on the strategy's text set, by the method's name.
+        draw: 0 for the rounding of a deployed checkpoint. Any other number flips random signs of the input channels
+            before rounding and flips them back afterwards, which gives another rounding of the same function.
     """
 
     model: Any
@@ -81,12 +81,12 @@ class Rounding:
     draw: int = 0
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and weight `(out, in)` of every linear of the block."""
+        """Iterate over names and weights `(out, in)` of the block's linears."""
         for entry in linears_of_block(self.architecture, self.block):
             yield entry.name, weight_of(linear(self.model, entry.name))
 
     def signs(self, name: str, width: int) -> Tensor:
-        """Random signs of a linear's input channels, `(in,)`, for a redraw."""
+        """Draw the signs of a linear's input channels, `(width,)`, for a redraw."""
         return redraw_signs(self.layers.seed, self.draw, name, width)
 
     def rounded(self, name: str, weight: Tensor) -> Tensor:
@@ -97,33 +97,33 @@ class Rounding:
         return round_to_nearest(weight * signs, "asym-g128", self.bits) * signs
 
     def stored(self, weights: Mapping[str, Tensor]) -> Parameters:
-        """Parameters by full name, in the model's own layout, from weights `(out, in)` by linear."""
+        """Convert weights `(out, in)` by linear to parameters by full name, in the model's storage layout."""
         return {f"{name}.weight": stored(linear(self.model, name), weight) for name, weight in weights.items()}
 
 
 def redraw_signs(seed: int, draw: int, name: str, width: int) -> Tensor:
-    """Signs `(width,)`, a function of the seed, the draw and the linear."""
+    """Draw random signs `(width,)`, a function of the seed, the draw and the linear's name."""
     generator = np.random.default_rng([seed, draw, *name.encode()])
     return torch.from_numpy(generator.choice((-1.0, 1.0), width))
 
 
 def nothing(at: Rounding) -> Parameters:
-    """Leave every linear as it is."""
+    """Change no parameters."""
     return {}
 
 
 def plain(at: Rounding) -> Parameters:
-    """Every linear rounded as it is."""
+    """Round every linear to nearest."""
     return at.stored({name: at.rounded(name, weight) for name, weight in at.weights()})
 
 
 def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits: str = "") -> Parameters:
-    """Folded, clipped and rounded.
+    """Fold scales into the block, clip its weights and round them.
 
     Args:
         at: the block.
-        scales: the method whose search found them, or what makes them; empty for none.
-        limits: the method whose search found the clip limits; empty for none.
+        scales: name of the method whose search found the scales, or a function that makes them; empty for none.
+        limits: name of the method whose search found the clip limits; empty for none.
     """
     found = (at.found(scales) if scales else Found()) if isinstance(scales, str) else scales(at)
     chosen = [(entry.fold, entry.scales) for entry in found.scales]
@@ -136,14 +136,19 @@ def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits:
 
 
 def one_exponent(at: Rounding) -> Found:
-    """The groups that the block-level search found, all with one exponent."""
+    """Compute scales for the groups of the block-level search, all with the same exponent."""
     alpha = at.layers.constant[at.bits]
     scales = at.found("awq-block").scales
     return Found([replace(entry, alpha=alpha, scales=official_scales(entry.magnitude, alpha)) for entry in scales])
 
 
 def scaled(at: Rounding, alpha_of: Callable[[LayerFindings, int, str], float]) -> Parameters:
-    """Every linear with scales of its own, divided out after rounding, given its exponent by bits and name."""
+    """Round every linear with its own scales, which are divided out afterwards.
+
+    Args:
+        at: the block.
+        alpha_of: gives the exponent of a linear, from the layers' results, the precision and the linear's name.
+    """
     changed = {}
     for name, weight in at.weights():
         magnitude = torch.as_tensor(at.layers.magnitudes[name], dtype=torch.float64, device=weight.device)
@@ -154,7 +159,7 @@ def scaled(at: Rounding, alpha_of: Callable[[LayerFindings, int, str], float]) -
 
 
 def scaled_by_site(at: Rounding) -> Parameters:
-    """Linears that share an input share a scale, whether or not anything absorbs it."""
+    """Round every linear with the scales of its input site, whether or not an operation absorbs them."""
     changed = {}
     for entry, (name, weight) in zip(linears_of_block(at.architecture, at.block), at.weights(), strict=True):
         scale = at.found("awq-site").sites[entry.site].to(weight)
@@ -163,7 +168,12 @@ def scaled_by_site(at: Rounding) -> Parameters:
 
 
 def keeping(at: Rounding, chosen: Callable[[Rounding, str, Tensor], np.ndarray]) -> Parameters:
-    """1% of every linear's input channels in full precision (the paper's Table 1): rounded, then put back."""
+    """Round every linear but 1% of its input channels, which stay in full precision (the AWQ paper's Table 1).
+
+    Args:
+        at: the block.
+        chosen: gives the indices of the kept channels, from the block, the linear's name and its weight.
+    """
     changed = {}
     for name, weight in at.weights():
         quantized = at.rounded(name, weight).clone()
@@ -174,24 +184,24 @@ def keeping(at: Rounding, chosen: Callable[[Rounding, str, Tensor], np.ndarray])
 
 
 def by_activation(at: Rounding, name: str, weight: Tensor) -> np.ndarray:
-    """The channels with the largest calibration magnitude."""
+    """Choose the 1% of channels with the largest calibration magnitude."""
     return salient_channels(at.layers.magnitudes[name])
 
 
 def by_weight(at: Rounding, name: str, weight: Tensor) -> np.ndarray:
-    """The channels with the largest weights."""
+    """Choose the 1% of channels with the largest mean abs(w)."""
     return salient_channels(weight.abs().mean(dim=0, dtype=torch.float64).cpu().numpy())
 
 
 def at_random(at: Rounding, name: str, weight: Tensor, choice: int) -> np.ndarray:
-    """Draw as many channels as are salient, from the seed, the choice and the linear."""
+    """Choose 1% of channels at random, a function of the seed, the choice and the linear's name."""
     magnitude = at.layers.magnitudes[name]
     generator = np.random.default_rng([at.layers.seed, choice, *name.encode()])
     return generator.choice(len(magnitude), len(salient_channels(magnitude)), replace=False)
 
 
 def coded(at: Rounding, method: str) -> Parameters:
-    """The weights that a method's search found."""
+    """Use the weights that a method's search found, with the signs of a redraw reversed."""
     found = at.found(method).weights
     weights = {name: found[name].dequantize().to(weight) for name, weight in at.weights()}
     if at.draw:

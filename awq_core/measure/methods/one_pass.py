@@ -1,9 +1,8 @@
-"""A pass through a model's blocks with many methods: each block is calibrated, rounded by every method, and left.
+"""Pass through a model's blocks with many methods: each block is calibrated, and rounded and run by every method.
 
-Every method has held-out hidden states of its own, which each block moves one on. A method's weights exist for one
-block at a time, so nothing that is quantized is ever held whole; what searches found of a block is kept outside
-(`awq_core.measure.checkpoints`), and a later pass, over other windows or after a kill, rounds from that without a
-search.
+Each method has its own held-out hidden states, which it carries from block to block. A method's weights exist for one
+block at a time, so no quantized model is ever in memory as a whole. Checkpoints (`awq_core.measure.checkpoints`) store
+the results of searches, from which a later pass, over other windows or after a kill, rounds without searching.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from awq_core.measure.methods.searches import Calibration
 from awq_core.measure.methods.table import FULL, METHODS, Strategy
 
 STATE_BYTES = 2**29
-"""Hidden states of all methods at once; where windows need more, they are taken in turns."""
+"""Largest size of the hidden states of all methods, in bytes; windows that need more are scored in several turns."""
 
 Progress = Callable[[int, int], None]
 KeptByName = Callable[[str], KeptBlocks]
-"""Maps the name of a search to where its blocks are kept."""
+"""Function from the name of a search to its checkpoints."""
 
 
 class MethodPass:
-    """Calibrates and scores methods, as many as asked for in one pass.
+    """Calibration and scoring of any number of methods in one pass.
 
     Args:
-        blocks: of the full-precision model; it is the same afterwards.
-        texts: calibration token ids `[sequences, length]` by text set; the usual one is `""`.
-        layers: what the layer-level instruments found.
+        blocks: blocks of the full-precision model, which is unchanged afterwards.
+        texts: calibration token ids `[sequences, length]` by text set; `""` is the usual one.
+        layers: results of the layer-level instruments.
         arithmetic: dtype of second moments and GPTQ.
-        kept: where what each search found is kept, block by block; by default in memory.
-        exhaustive: let searches try every exponent on every token.
+        kept: checkpoints by name of the search; in memory by default.
+        exhaustive: whether searches try every exponent on every token.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class MethodPass:
         in_memory: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
         self.kept = kept or in_memory.__getitem__
         self.exhaustive = exhaustive
-        self._open: dict[tuple[str, int], Found] = {}  # of the block that was asked for last, by the search's name
+        self._open: dict[tuple[str, int], Found] = {}  # of the last block read, by name of the search
 
     def score(
         self,
@@ -76,17 +75,19 @@ class MethodPass:
         *,
         bfloat16: bool = False,
     ) -> list[Scores]:
-        """Losses of strategies, and their divergence from full precision.
+        """Measure losses of strategies and their divergences from full precision.
 
         Args:
-            strategies: to be scored.
+            strategies: strategies to score.
             windows: held-out token ids `[windows, length]`.
-            progress: called with `(blocks done, blocks)`, counted over all turns, after each search too.
-            bfloat16: multiply in bfloat16 by the head, where only differences to full precision are
-                (`losses.compare`).
+            progress: called with `(blocks done, blocks)`, summed over all turns, also after each search.
+            bfloat16: whether to multiply differences from full precision by the head in bfloat16 (`losses.compare`).
+
+        Returns:
+            Scores of each strategy, in order.
 
         Raises:
-            MeasurementError: if a loss is NaN or infinite, or a search meets one.
+            MeasurementError: if a loss is NaN or infinite, also in a search.
         """
         ids = self._ids(windows)
         element = next(self.blocks.model.get_output_embeddings().parameters()).element_size()
@@ -101,7 +102,7 @@ class MethodPass:
                 progress(before * total + done, len(turns) * total)
 
             full, states = self._pass(strategies, part, searching, step)
-            searching = None  # the first turn found all there is to find
+            searching = None  # the first turn has made all searches
             compared = compare(self.blocks, part, full, states, bfloat16=bfloat16)
             for of_strategy, found in zip(scores, compared, strict=True):
                 of_strategy.append(found)
@@ -112,11 +113,12 @@ class MethodPass:
         return joined
 
     def bfloat16_change(self, strategy: Strategy, windows: np.ndarray) -> float:
-        """Measure by how much products in bfloat16 change a strategy's mean loss or mean divergence, whichever more.
+        """Measure the larger of the changes of a strategy's mean loss and mean divergence by bfloat16 products, in
+        nats.
 
         Args:
-            strategy: one that needs no search.
-            windows: few, as all are held at once.
+            strategy: a strategy that needs no search.
+            windows: held-out token ids `[windows, length]`, few enough for one turn.
         """
         ids = self._ids(windows)
         full, states = self._pass([strategy], ids, None, lambda done, total: None)
@@ -128,10 +130,10 @@ class MethodPass:
         return torch.as_tensor(windows, device=self.blocks.device)
 
     def found(self, search: Strategy, block: int) -> Found:
-        """What a search found of a block: kept, or remembered while the block is open.
+        """Return a search's results in a block, from the checkpoints or from memory.
 
         Raises:
-            LookupError: if it has not been made.
+            LookupError: if the search has not been made.
         """
         key = search.name, block
         if key not in self._open:
@@ -149,7 +151,7 @@ class MethodPass:
         searching: _Searching | None,
         progress: Progress,
     ) -> tuple[Tensor, list[Tensor]]:
-        """What reaches the head in full precision and under every strategy, `(windows, T, width)` each."""
+        """Compute the head's inputs in full precision and under every strategy, `(windows, T, width)` each."""
         everything = [FULL, *strategies]
         embedded = torch.cat([self.blocks.embed(batch) for batch in in_batches(ids)])
         states = [embedded] * len(everything)
@@ -169,7 +171,7 @@ class MethodPass:
             progress(block + 1, len(self.blocks))
         self._open.clear()
         for index, strategy in enumerate(everything):
-            # Full precision itself, not a copy: it need not go through the head twice.
+            # The same object for full precision, which `compare` then does not multiply again.
             states[index] = states[0] if strategy == FULL and index else self._finished(states[index])
         return states[0], states[1:]
 
@@ -177,7 +179,7 @@ class MethodPass:
         return torch.cat([self.blocks.finish(batch) for batch in in_batches(state)])
 
     def parameters(self, strategy: Strategy, block: int) -> Parameters:
-        """Make an opened block's parameters as a strategy has them, those that it changes."""
+        """Compute the parameters of an opened block that a strategy changes."""
 
         def found(method: str) -> Found:
             draw = strategy.draw if METHODS[method].draws_searched else 0
@@ -189,7 +191,7 @@ class MethodPass:
         return strategy.method.round(at)
 
     def searches(self, strategies: Sequence[Strategy]) -> list[Strategy]:
-        """Every search that strategies rest on, each once, in order."""
+        """List the searches on which strategies depend, each once, in order."""
         listed = [
             Strategy(search.method, search.bits, self._text(search.text), search.draw)
             for strategy in strategies
@@ -198,17 +200,17 @@ class MethodPass:
         return list(dict.fromkeys(listed))
 
     def _text(self, name: str) -> str:
-        """The text set that a name means: as many usual tokens as the foreign text has may be all of them."""
+        """Name the text set to calibrate on; `matched` is the usual set if it has as many sequences."""
         same = name == "matched" and len(self.texts["matched"]) == len(self.texts[""])
         return "" if same else name
 
 
 class _Searching:
-    """The searches that strategies rest on and that have not been made of every block.
+    """Searches on which strategies depend and that some blocks still lack.
 
     Args:
         methods: the pass.
-        strategies: that will be scored.
+        strategies: strategies that will be scored.
     """
 
     def __init__(self, methods: MethodPass, strategies: Sequence[Strategy]) -> None:
@@ -229,10 +231,10 @@ class _Searching:
         return BlockStream(blocks, blocks.architecture, {text: self._pass.texts[text]}, groups=1)
 
     def visit(self, block: int, searched: Callable[[], None]) -> None:
-        """Search an opened block with all that has not searched it, and move every calibration's states on.
+        """Make the searches that an opened block lacks, and run the block on all calibration sets.
 
         Args:
-            block: its index.
+            block: index of the block.
             searched: called after each search.
         """
         for text, stream in self._streams.items():
@@ -274,13 +276,13 @@ class _Searching:
 
 @contextmanager
 def exchanged(model: Any, parameters: Parameters) -> Iterator[None]:
-    """The model with some parameters exchanged; the originals come back even after an error.
+    """Exchange some parameters of a model inside the context; the originals are restored even after an error.
 
-    The parameters' storage is exchanged, never copied into: a backup that aliases live weights is how two published
-    implementations came to score every exponent after the first on damaged weights.
+    The parameters' storage is exchanged and never overwritten. Two published implementations overwrite weights of which
+    their backup is an alias, and so score every exponent after the first on damaged weights.
 
     Raises:
-        AttributeError: for a parameter that the model does not have.
+        AttributeError: if the model lacks a parameter.
     """
     present = {name: model.get_parameter(name) for name in parameters}
     originals = {name: parameter.data for name, parameter in present.items()}

@@ -1,10 +1,9 @@
-"""The block-level scale search, on full-precision inputs, for one group of linears that share a scale.
+"""Block-level scale search, on full-precision inputs, for one group of linears that share a scale.
 
-llm-awq: `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`; the loss is the mean
-squared error of the inspected module's output over the calibration tokens, with the group's linears quantized and
-everything else in full precision. Candidates race on samples of the tokens (`alpha_race.py`), and only
-differences to full precision are multiplied (`trials.py`). AutoAWQ's published variant shares the search and differs in
-the candidates.
+As in llm-awq, `s = clamp(x^alpha, 1e-4) / sqrt(max s * min s)` with `alpha = i / 20, i = 0 ... 19`, and the loss is the
+mean squared error of the inspected module's output over the calibration tokens, with the group's linears quantized and
+everything else in full precision. Candidates race on samples of the tokens (`alpha_race.py`), and only differences from
+full precision are multiplied (`trials.py`). AutoAWQ's published variant is the same search with other candidates.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ from awq_core.quantization.quantizers import deployed_group_size, rounding_diffe
 from awq_core.quantization.scales import duo_scales, official_scales, relative_weight_size
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
-"""1.0 is never tried, as in llm-awq."""
+"""Exponents to try; as in llm-awq, 1.0 is not among them."""
 
 Formula = Literal["official", "duo"]
-"""llm-awq's scales, or AutoAWQ's and llm-compressor's, which divide by the weights' size."""
+"""Formula of scales: llm-awq's (`official_scales`), or AutoAWQ's and llm-compressor's (`duo_scales`)."""
 
 
 @dataclass(frozen=True)
 class FoundScale:
-    """The winner of one group's search.
+    """Result of the search for one group.
 
     Attributes:
         block: index of the block.
-        fold: the group.
-        alpha: the exponent with the least loss.
-        scales: `(width,)`.
-        losses: `(alphas,)`, mean squared error of the inspected module's output for each exponent, over the tokens that
-            it was tried on.
-        tried: `(alphas,)`, share of the calibration tokens that each exponent was tried on.
-        magnitude: `(width,)`, mean of abs(x), from which the scales were made.
+        fold: fold of the group.
+        alpha: exponent with the least loss.
+        scales: scales of this exponent, `(width,)`.
+        losses: mean squared error of the inspected module's output for each exponent, estimated from the tokens on
+            which the exponent was tried.
+        tried: share of the calibration tokens on which each exponent was tried.
+        magnitude: mean of abs(x), `(width,)`, from which the scales were computed.
     """
 
     block: int
@@ -67,17 +66,17 @@ def search_group(
     *,
     exhaustive: bool = False,
 ) -> FoundScale:
-    """The scale of one group.
+    """Search for the scale of one group.
 
     Args:
-        model: its block is open.
-        architecture: its row of the table.
+        model: model with the block open.
+        architecture: the model's row of the table.
         block: index of the block.
-        fold: the group, and what absorbs its scale.
+        fold: fold of the group.
         bits: precision.
-        inputs: what reaches the block.
-        formula: which candidates.
-        exhaustive: try every exponent on every token, as llm-awq does.
+        inputs: inputs of the block on the calibration tokens.
+        formula: formula of the candidate scales.
+        exhaustive: whether to try every exponent on every token, as llm-awq does.
 
     Raises:
         MeasurementError: if a loss is NaN or infinite.
@@ -107,7 +106,7 @@ def search_group(
 
 
 def candidate_scales(magnitude: Tensor, weights: list[Tensor], formula: Formula) -> list[Tensor]:
-    """The scales of every exponent, `(in,)` each."""
+    """Compute the scales of every exponent, `(in,)` each."""
     if formula == "official":
         return [official_scales(magnitude, alpha) for alpha in OFFICIAL_ALPHAS]
     size = relative_weight_size(torch.cat(weights), deployed_group_size(weights[0].shape[1]))  # (in,)
@@ -115,11 +114,11 @@ def candidate_scales(magnitude: Tensor, weights: list[Tensor], formula: Formula)
 
 
 class _Differences:
-    """`E = Q(W s) / s - W` of a group's linears, made when asked for.
+    """Differences `E = Q(W s) / s - W` of a group's linears, computed on demand.
 
     Args:
-        linears: of the group.
-        families: of the linears.
+        linears: linears of the group.
+        families: families of the linears.
         scales: `(in, candidates)`.
         bits: precision.
     """
@@ -127,7 +126,7 @@ class _Differences:
     def __init__(self, linears: list[nn.Module], families: list[str], scales: Tensor, bits: int) -> None:
         self.linears = linears
         self.families = families
-        # Weights of half precision are rounded in single, as they are where they are deployed.
+        # Half-precision weights are rounded in single precision, as in `round_to_nearest`.
         self._dtype = scales.dtype
         exact = torch.promote_types(scales.dtype, torch.float32)
         self.scales = scales.to(exact)
@@ -142,7 +141,7 @@ class _Differences:
         return [brief(difference.to(self._dtype)) for difference in found]
 
     def by_weight(self, candidate: int) -> dict[int, Tensor]:
-        """Map the identity of each weight to the difference that it is changed by."""
+        """Compute the difference of each linear's weight, by the identity of the weight."""
         return {id(m.weight): e for m, e in zip(self.linears, self.of(candidate), strict=True)}
 
 
@@ -156,7 +155,7 @@ def _losses_of(fold: Fold, inputs: BlockInputs, rounded: _Differences) -> Losses
 
 
 class _LinearLosses:
-    """The linear itself is inspected: its error is `x E^T`."""
+    """Losses if the linear itself is inspected, so that its output error is `x E^T`; a case is a token."""
 
     tokens = 1
 
@@ -180,7 +179,7 @@ class _LinearLosses:
 
 
 class _TokenLosses:
-    """A module that reads every token alone, with hidden states as its arguments."""
+    """Losses of a module that processes each token alone, with hidden states as its arguments; a case is a token."""
 
     tokens = 1
 
@@ -207,7 +206,7 @@ class _TokenLosses:
 
 
 class _SequenceLosses:
-    """A module that reads whole sequences: a case is a sequence, of which some places are looked at."""
+    """Losses of a module that processes whole sequences; a case is a sequence, sampled at some positions."""
 
     size = None
 
@@ -219,7 +218,7 @@ class _SequenceLosses:
         self.cases, self.tokens = _hidden(self.call).shape[:2]
         first, kwargs = _some_sequences(self.call, torch.arange(min(2, self.cases)))
         some = torch.arange(0, self.tokens, 7).expand(min(2, self.cases), -1)
-        # Only attention of a known shape is looked at in places: it must give there what it gives as a whole.
+        # Only attention with three projections is run at some positions, and only if that gives the same outputs.
         self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
         if self._projections is not None:
             expected = WholeSequences(module, first, kwargs, some).full
@@ -252,12 +251,12 @@ def _hidden(call: Call) -> Tensor:
 
 
 def _of_sequences(value: Any, hidden: Tensor) -> bool:
-    """Tell whether an argument has an entry for every sequence; masks and positions, of other dimensions, have none."""
+    """Whether an argument has an entry for every sequence, unlike masks and positions, which have other dimensions."""
     return isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
 
 
 def _joined(calls: list[Call]) -> Call:
-    """Calls as one with the sequences of all."""
+    """Join calls into one call with the sequences of all."""
     hidden = _hidden(calls[0])
 
     def joined(values: tuple[Any, ...]) -> Any:
@@ -270,7 +269,7 @@ def _joined(calls: list[Call]) -> Call:
 
 
 def _some_sequences(call: Call, rows: Tensor) -> Call:
-    """A call with some of its sequences."""
+    """Restrict a call to some of its sequences."""
     args, kwargs = call
     hidden = _hidden(call)
 
@@ -285,7 +284,7 @@ def _reads_no_other_token(architecture: Architecture, fold: Fold) -> bool:
 
 
 def _is_of_tokens(calls: list[Call]) -> bool:
-    """Whether every argument of a module is hidden states of one shape but for the width."""
+    """Whether all arguments of all calls are hidden states, of the same shape except for the width."""
     return all(
         isinstance(value, Tensor) and value.shape[:-1] == _hidden(call).shape[:-1]
         for call in calls

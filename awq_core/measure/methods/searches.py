@@ -1,4 +1,4 @@
-"""What methods search for in an opened block, from the inputs that reach it on one text set."""
+"""Searches of methods in an opened block, from its inputs on one text set."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from awq_core.quantization.scales import official_scales
 
 @dataclass(frozen=True)
 class Calibration:
-    """An opened block that is being calibrated.
+    """Opened block that is being calibrated.
 
     Attributes:
-        model: its block is open.
-        architecture: its row of the table.
+        model: model with the block open.
+        architecture: the model's row of the table.
         block: index of the block.
         bits: precision.
-        inputs: what reaches the block.
-        found: what another method's search found of this block on the same text, by the method's name.
-        signs: of a linear's input channels, given its name and width, where the search rounds in a redraw.
-        exhaustive: try every exponent on every token, as llm-awq does.
+        inputs: inputs of the block on the calibration tokens.
+        found: returns the results of another method's search in this block on the same text set, by the method's name.
+        signs: returns the signs of a linear's input channels from its name and width, in a redraw; None otherwise.
+        exhaustive: whether to try every exponent on every token, as llm-awq does.
     """
 
     model: Any
@@ -48,7 +48,7 @@ class Calibration:
     exhaustive: bool = False
 
     def timed(self, search: Callable[[Calibration], Found]) -> Found:
-        """Search, and note the time that it takes, with second moments and without the forward pass before it."""
+        """Run a search and record its duration, including second moments but not the forward pass before it."""
         device = next(self.inputs.module.parameters()).device
         began = clock(device)
         found = search(self)
@@ -56,23 +56,23 @@ class Calibration:
         return found
 
     def linears(self) -> Iterator[tuple[str, str, str]]:
-        """Full name, family and site of every linear of the block."""
+        """Iterate over full name, family and site of the block's linears."""
         for entry in linears_of_block(self.architecture, self.block):
             yield entry.name, entry.family, entry.site
 
     def weight(self, name: str) -> Tensor:
-        """A linear's weight `(out, in)`."""
+        """Weight `(out, in)` of a linear."""
         return weight_of(linear(self.model, name))
 
 
 def block_scales(at: Calibration, formula: Formula = "official") -> Found:
-    """llm-awq's scale of every group whose scale folds exactly; or AutoAWQ's."""
+    """Search for the scale of every group whose scale folds exactly, by llm-awq's or AutoAWQ's formula."""
     folds = applicable_folds(at.model, at.architecture, at.block)
     return _scales(at, folds, formula)
 
 
 def grouped_scales(at: Calibration) -> Found:
-    """llm-awq's scales, and those that heads share under grouped-query attention, in the table's order."""
+    """Search for llm-awq's scales, including scales shared by heads under grouped-query attention, in folds' order."""
     every = applicable_folds(at.model, at.architecture, at.block, grouped=True)
     known = {entry.fold: entry for entry in at.found("awq-block").scales}
     further = _scales(at, tuple(fold for fold in every if fold not in known), "official")
@@ -98,7 +98,7 @@ def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found
 
 
 def site_scales(at: Calibration) -> Found:
-    """llm-awq's scale of every site, with the least summed error of the linears that read it, by second moments."""
+    """Search for llm-awq's scale of every site that minimises the summed output error of the linears that read it."""
     found = Found()
     for site in at.architecture.sites:
         magnitude = at.inputs.magnitude_of(site.name)
@@ -113,7 +113,12 @@ def site_scales(at: Calibration) -> Found:
 
 
 def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
-    """llm-awq's clip limits, of the weights as `awq-block` folds them, or as they are."""
+    """Search for llm-awq's clip limits.
+
+    Args:
+        at: the block.
+        scaled: whether to clip the weights after folding the scales of `awq-block`, or the original weights.
+    """
     scales = at.found("awq-block").scales if scaled else []
     divisors = {site: entry.scales for entry in scales for site in entry.fold.sites}
     weights, _ = fold_block(at.model, at.architecture, at.block, [(entry.fold, entry.scales) for entry in scales])
@@ -131,7 +136,7 @@ def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
 
 
 def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
-    """GPTQ on the linears of each site stacked: their rows share the second moment and do not mix."""
+    """Run GPTQ on the stacked linears of each site, whose rows share the second moment and are independent."""
     found = Found()
     by_site: dict[str, list[str]] = {}
     for name, _, site in at.linears():
@@ -143,7 +148,7 @@ def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
             width = stacked.shape[1]
             group_size = deployed_group_size(width)
             if not at.inputs.tokens[site]:
-                # An expert that no token reached: all its columns are dead, and GPTQ would empty it.
+                # An expert that no token reached: all columns are dead, and GPTQ would set them to zero.
                 nearest = quantize_groups(stacked, at.bits, group_size)
                 coded = CodedWeight.of(*nearest, at.bits, stacked.dtype)
             else:

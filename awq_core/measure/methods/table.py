@@ -20,8 +20,8 @@ from awq_core.measure.methods.found import Found
 from awq_core.measure.methods.searches import Calibration
 
 RANDOM_CHOICES = 9
-"""Random choices of the channels that are kept, which come in threes until a claim is decided: the chance that choosing
-by weight is held against."""
+"""Number of random choices of kept channels, scored in threes until a claim is decided: the chance level with which
+choosing by weight is compared."""
 
 A_SCALE_AT_RUN_TIME = "a multiplication at run time wherever no operation absorbs the scale"
 MIXED_PRECISION = "two precisions in one matrix"
@@ -29,20 +29,20 @@ MIXED_PRECISION = "two precisions in one matrix"
 
 @dataclass(frozen=True)
 class Method:
-    """One way to quantize a model, block by block.
+    """Method of quantizing a model, block by block.
 
     Attributes:
-        name: such as `rtn` or `awq-block`.
-        round: an opened block's changed parameters, in the model's own layout.
-        search: finds what rounding builds on, from what reaches the block; None where nothing is calibrated.
-        builds_on: the method whose search it rounds with, or its own search starts from.
-        needs: what it needs beyond an ordinary checkpoint; empty where it deploys as it is.
-        folds_everywhere: it deploys where an operation absorbs every linear's scale; elsewhere it needs its `needs`.
-        own_inputs: its search sees what the blocks before, rounded by it, make of the text.
-        draws_searched: its search rounds, and is made anew for every redraw.
-        elsewhere: text sets, beside the usual one, that it is calibrated on too.
-        shown: no claim waits for it; it is scored where all methods are.
-        grouped: it differs from the others only under grouped-query attention.
+        name: name of the method, such as `rtn` or `awq-block`.
+        round: computes an opened block's changed parameters, in the model's storage layout.
+        search: searches an opened block for what `round` needs, from the block's inputs; None without calibration.
+        builds_on: name of the method whose search `round` or `search` uses; empty for none.
+        needs: what the method needs beyond an ordinary checkpoint; empty if it deploys as one.
+        folds_everywhere: whether the method deploys if every linear's scale folds, and has its `needs` only otherwise.
+        own_inputs: whether its search uses the outputs of the previous blocks as rounded by the method.
+        draws_searched: whether its search rounds, and is repeated for every redraw.
+        elsewhere: names of text sets, besides the usual one, on which it is also calibrated.
+        shown: whether it is only shown: no claim needs it, and it is scored only if all methods are.
+        grouped: whether it differs from other methods only under grouped-query attention.
     """
 
     name: str
@@ -143,19 +143,19 @@ _ROWS = (
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
-"""Every method by name."""
+"""Methods by name."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to quantize a model, as it is scored.
+    """Method at one precision and on one text set, as it is scored.
 
     Attributes:
-        method: what is done.
-        bits: precision; 0 for `full`.
-        text: name of the text set that it is calibrated on; empty for the usual one.
-        draw: see `Rounding`.
-        needs: what it needs beyond an ordinary checkpoint of this model; empty where it deploys as it is.
+        method: the method.
+        bits: precision; 0 for full precision.
+        text: name of the calibration text set; empty for the usual one.
+        draw: number of the redraw (see `Rounding`); 0 for none.
+        needs: what the strategy needs beyond an ordinary checkpoint of this model; empty if it deploys as one.
     """
 
     method: Method
@@ -166,17 +166,17 @@ class Strategy:
 
     @property
     def label(self) -> str:
-        """The method and its text set: `awq-block-few`."""
+        """Name of the method and its text set, such as `awq-block-few`."""
         return f"{self.method.name}-{self.text}" if self.text else self.method.name
 
     @property
     def name(self) -> str:
-        """`full`, or the label and its bits, and the draw if it is a redraw: `awq-block-3`, `rtn-4~2`."""
+        """Name of the strategy: label, bits, and the draw of a redraw, such as `full`, `awq-block-3`, `rtn-4~2`."""
         parts = [self.label, str(self.bits)] if self.bits else [self.label]
         return "-".join(parts) + (f"~{self.draw}" if self.draw else "")
 
     def searches(self) -> list[Strategy]:
-        """The strategies, itself among them, whose methods' searches come before it can round a block, in order."""
+        """List the searches that rounding needs, in order: of the method that this one builds on, and its own."""
         before = [METHODS[self.method.builds_on]] if self.method.builds_on else []
         return [
             Strategy(method, self.bits, self.text, self.draw if method.draws_searched else 0)
@@ -190,13 +190,13 @@ RTN_AT_TWO_BITS = Strategy(METHODS["rtn"], 2)
 
 
 def strategies(model: Any, architecture: Architecture, bits: tuple[int, ...], *, all_methods: bool) -> list[Strategy]:
-    """Full precision first, then at each precision what is scored of a model.
+    """List the strategies that are scored for a model: full precision first, then all methods at each precision.
 
     Args:
-        model: with its configuration; its blocks need not be open.
-        architecture: its row of the table.
+        model: the model; its blocks need not be open.
+        architecture: the model's row of the table.
         bits: precisions.
-        all_methods: also those that no claim waits for, and round-to-nearest at 2 bits.
+        all_methods: whether to include methods that no claim needs, and round-to-nearest at 2 bits.
     """
     blocks = range(len(blocks_of(model, architecture)))
     folds = [applicable_folds(model, architecture, block) for block in blocks]
