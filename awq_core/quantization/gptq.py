@@ -1,10 +1,9 @@
 """GPTQ: columns are rounded one after another, and each rounding error is compensated in the columns that follow.
 
 Frantar et al. 2022, "GPTQ", algorithm 1, with the reference implementation's damping of 1% of the mean diagonal, lazy
-updates in blocks of columns, and dead columns set to zero. The quantizer is the suite's own (`asym-g128`), so that
-GPTQ and AWQ differ in how they treat the weights and not in how they round. The caller chooses whether the second
-moment comes from the inputs of the full-precision model or of the partly quantized one
-(`awq_core/measure/methods/table.py`).
+updates in blocks of columns, and dead columns set to zero. The quantizer is the suite's deployed one, so that GPTQ and
+AWQ differ in how they treat the weights and not in how they round. The caller chooses whether the second moment comes
+from the inputs of the full-precision model or of the partly quantized one (`awq_core/measure/methods/table.py`).
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ CHUNK_ELEMENTS = 250_000
 
 
 class QuantizedGroups(NamedTuple):
-    """Integer codes of a weight matrix and what turns them back: `w = (code - zero_point) * step`."""
+    """Integer codes of a weight matrix with steps and zero points: `w = (code - zero_point) * step`."""
 
     codes: Tensor  # (..., out, in) integers in [0, 2^bits - 1], stored in the weights' dtype
     steps: Tensor  # (..., out, in / group_size)
     zero_points: Tensor  # (..., out, in / group_size) integers in [0, 2^bits - 1]
 
     def dequantize(self) -> Tensor:
-        """Weights `(..., out, in)` that the codes stand for."""
+        """Compute the weights `(..., out, in)`."""
         groups = self.steps.shape[-1]
         codes = self.codes.unflatten(-1, (groups, -1))  # (..., out, groups, g)
         weights = (codes - self.zero_points.unsqueeze(-1)) * self.steps.unsqueeze(-1)
@@ -43,11 +43,11 @@ def deployed_group_size(in_features: int) -> int:
 
 
 def quantize_groups(weight: Tensor, bits: int, group_size: int) -> QuantizedGroups:
-    """Asymmetric group-wise quantization along the input dimension, as llm-awq (`pseudo_quantize_tensor`).
+    """Quantize groups of weights along the input dimension asymmetrically, as llm-awq's `pseudo_quantize_tensor`.
 
     `step = max((max - min), 1e-5) / (2^b - 1)`, `zero_point = clamp(-round(min / step), 0, 2^b - 1)`,
-    `code = clamp(round(w / step) + zero_point, 0, 2^b - 1)`. Zero is not forced into the range, so a
-    group whose weights share one sign saturates: its error is not bounded by half a step.
+    `code = clamp(round(w / step) + zero_point, 0, 2^b - 1)`. The range need not include zero, so a group whose weights
+    all have the same sign can saturate: its error is not bounded by half a step.
 
     Args:
         weight: `(..., out, in)`.
@@ -67,7 +67,7 @@ def quantize_groups(weight: Tensor, bits: int, group_size: int) -> QuantizedGrou
 
 
 def steps_and_zero_points(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The asymmetric quantizer's step and zero point of every group.
+    """Compute the asymmetric quantizer's step and zero point of each group.
 
     Args:
         groups: `(..., g)` weights.
@@ -83,9 +83,9 @@ def steps_and_zero_points(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def quantize_rows(weight: Tensor, bits: int) -> Tensor:
-    """Symmetric quantization with one step per output row, as AWQ-Diag: `step = max|w| / 2^(b-1)`.
+    """Quantize output rows symmetrically, with one step per row, as in AWQ-Diag: `step = max|w| / 2^(b-1)`.
 
-    Codes run from `-2^(b-1)` to `2^(b-1) - 1`, so the largest positive weight is clipped by one step.
+    Codes are from `-2^(b-1)` to `2^(b-1) - 1`, so a largest weight that is positive is clipped by one step.
 
     Args:
         weight: `(..., out, in)`.
