@@ -1,7 +1,7 @@
 """Description of an architecture: input sites, folds and the table row that holds them.
 
-`{expert}` in a name or a path stands for each expert of a mixture; `model.architecture_of` expands it to the number of
-experts in a model's configuration.
+`{expert}` in a name or a path is a placeholder for each expert of a mixture; `model.architecture_of` expands it to the
+number of experts in a model's configuration.
 """
 
 from __future__ import annotations

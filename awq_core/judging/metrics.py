@@ -135,13 +135,13 @@ def tried_exponents(measured: Measured, quantizer: str, bits: int) -> bool:
 
 
 def inverse_error(measured: Measured, bits: int, alpha: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with inverse scales `1 / s`, which scale salient weights down, under asym-g128, `(linear,)`."""
+    """Output error with inverse scales `1 / s`, which scale salient weights down, `(linear,)`; deployed quantizer."""
     values = measured.errors["inverse_error"].sel(judged_bits=bits, inverse_alpha=alpha, split=split)
     return _per_linear_error(measured, values.values)
 
 
 def factor_error(measured: Measured, bits: int, factor: float, split: str = "heldout") -> xr.DataArray:
-    """Output error with the top 1% of channels multiplied by a factor, under asym-g128, `(linear,)`."""
+    """Output error with the top 1% of channels multiplied by a factor, `(linear,)`; deployed quantizer."""
     values = measured.errors["factor_error"].sel(judged_bits=bits, factor=factor, split=split)
     return _per_linear_error(measured, values.values)
 

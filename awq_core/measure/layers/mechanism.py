@@ -1,6 +1,6 @@
 """Effects of scaling on rounding, linear by linear: inverse scales, fixed factors, and changes of quantization steps.
 
-All under asym-g128. The salient channels are the 1% with the largest calibration magnitude.
+All under the deployed quantizer. The salient channels are the 1% with the largest calibration magnitude.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Mechanism:
 
 
 class ErrorsOf(Protocol):
-    """Function that measures one linear's output errors with given scales, under asym-g128."""
+    """Function that measures one linear's output errors with given scales, under the deployed quantizer."""
 
     def __call__(self, scales: Tensor, bits: Sequence[int], *, heldout_only: bool) -> np.ndarray:
         """Measure squared relative output errors, `(bits, candidates, splits)`.

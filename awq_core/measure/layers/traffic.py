@@ -1,8 +1,8 @@
 """Magnitudes and output errors of every linear on other kinds of text than the calibration text.
 
-All errors are measured on held-out tokens, under asym-g128 at the judged precisions. Scales come from the usual
-calibration tokens, from calibration tokens of the same kind, or from random tokens. Random tokens are compared with the
-same number of usual calibration tokens, with exponents fitted and errors measured in the same way.
+All errors are measured on held-out tokens, under the deployed quantizer at the judged precisions. Scales come from the
+usual calibration tokens, from calibration tokens of the same kind, or from random tokens. Random tokens are compared
+with the same number of usual calibration tokens, with exponents fitted and errors measured in the same way.
 """
 
 from __future__ import annotations

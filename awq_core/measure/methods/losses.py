@@ -21,8 +21,8 @@ LOGIT_ELEMENTS = 12_000_000
 """Largest number of logits in memory at once; with a large vocabulary, few tokens are scored at a time."""
 
 ROW_ELEMENTS = 1_000_000
-"""Largest number of logits that are compared together on a CPU, so that they stay in its caches: with a vocabulary of
-152k this takes a third of the time of going over all logits for every operation."""
+"""Largest number of logits that are compared together on a CPU, so that they stay in its caches. With a vocabulary of
+152k this takes a third of the time of passing over all logits for each operation."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class MethodPass:
         return joined
 
     def bfloat16_change(self, strategy: Strategy, windows: np.ndarray) -> float:
-        """Measure the larger of the changes of a strategy's mean loss and mean divergence by bfloat16 products, in
+        """Measure how much bfloat16 products change a strategy's mean loss or mean divergence (the larger one), in
         nats.
 
         Args:

@@ -1,4 +1,4 @@
-"""The table of methods: one row says how a method calibrates a block and how it rounds it.
+"""Table of methods: each row says how a method calibrates a block and how it rounds it.
 
 All round under asym-g128. A method that *deploys* is an ordinary checkpoint of the same architecture; one that does not
 would need something more at run time, which its `needs` names. Adding a method is adding a row to `METHODS`.

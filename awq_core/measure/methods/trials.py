@@ -156,12 +156,8 @@ class AttentionAtPlaces(Trial):
         """Whether the module can run in this way and gives the expected outputs at the positions.
 
         Args:
-            expected: `(sequences, places, width)`, outputs of the whole module at the positions.
-            module: see the class.
-            args: see the class.
-            kwargs: see the class.
-            places: see the class.
-            projections: see the class.
+            expected: outputs of the whole module at the positions, `(sequences, places, width)`; for the other
+                arguments see the class.
         """
         try:
             found = cls(module, args, kwargs, places, projections).full
