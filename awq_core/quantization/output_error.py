@@ -64,7 +64,8 @@ def error_grid(
         second_moments: one `(in, in)` for each split of the tokens.
 
     Returns:
-        `(quantizers, bits, alphas, splits)`: squared relative output errors; 0 where the output itself is 0.
+        `(quantizers, bits, alphas, splits)`: squared relative output errors, which are absolute where the output
+        without rounding is 0 (an expert that no token reached has errors of 0).
     """
     out_features, in_features = weight.shape
     per_chunk = max(1, CHUNK_ELEMENTS // (out_features * in_features))

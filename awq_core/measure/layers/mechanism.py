@@ -1,6 +1,6 @@
 """Effects of scaling on rounding, linear by linear: inverse scales, fixed factors, and changes of quantization steps.
 
-All under the deployed quantizer. The salient channels are the 1% with the largest calibration magnitude.
+The quantizer is the deployed one. The salient channels are the 1% with the largest calibration magnitude.
 """
 
 from __future__ import annotations

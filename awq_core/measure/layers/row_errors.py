@@ -63,7 +63,7 @@ class LinearRows:
         self.transposed = self.weight.T.contiguous()  # (in, rows)
 
     def power(self, moment: SecondMoment) -> float:
-        """Squared output without rounding, summed over rows and tokens; 1 if it is 0, because all errors are then 0."""
+        """Squared output without rounding, summed over rows and tokens; 1 if it is 0 (an expert without tokens)."""
         chunks = self.transposed.split(self._rows_at_once(), dim=1)
         power = sum(float(moment.row_errors(chunk).sum(dtype=torch.float64)) for chunk in chunks)
         return power if power != 0 else 1.0

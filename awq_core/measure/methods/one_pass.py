@@ -113,8 +113,7 @@ class MethodPass:
         return joined
 
     def bfloat16_change(self, strategy: Strategy, windows: np.ndarray) -> float:
-        """Measure how much bfloat16 products change a strategy's mean loss or mean divergence (the larger one), in
-        nats.
+        """Measure the change of a strategy's mean loss or divergence by bfloat16 products, the larger one, in nats.
 
         Args:
             strategy: a strategy that needs no search.
