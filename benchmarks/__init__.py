@@ -1,1 +1,1 @@
-"""What measuring a model costs, stage by stage, and what the official search costs beside it."""
+"""Benchmarks: costs of measuring a model, stage by stage, and of the suite's search against llm-awq's."""

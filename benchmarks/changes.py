@@ -1,7 +1,7 @@
-"""Two records of one model, before and after: `python -m benchmarks.changes before.json after.json`.
+"""Comparison of two records of one model: `python -m benchmarks.changes before.json after.json`.
 
-Seconds of two runs are compared as multiples of what the machine could do in each: a stage's seconds times the rate
-of matrix products of its own run. A machine that was slower the second time slows both.
+Durations of the two runs are compared after multiplication by the rate of matrix products in the same run, because a
+machine that is slower in one run slows both.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from rich.table import Table
 from reports.command import Parser
 
 MUST_AGREE = ("effort", "dtype", "arithmetic", "clock", "calibration", "heldout")
+"""Settings that must be equal in both records."""
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, float, float, float]]:
-    """`(stage, seconds before, seconds after, how many times as fast)` of every stage that both runs have.
+    """Compare every stage that both records have.
 
     Args:
         before: a record.
-        after: another, of the same model under the same settings.
+        after: another record of the same model under the same settings.
+
+    Returns:
+        `(stage, seconds before, seconds after, times as fast)` for each stage, the last relative to the machine's rate.
 
     Raises:
-        ValueError: if they are records of different things.
+        ValueError: if the records differ in model, settings or number of threads.
     """
     for key in MUST_AGREE:
         if before["settings"][key] != after["settings"][key]:
@@ -64,7 +68,7 @@ def _seconds(record: dict[str, Any]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: prints the table; exit status 4 where the records cannot be compared."""
+    """Print the comparison of two records; the exit status is 4 if they cannot be compared."""
     parser = Parser(
         prog="python -m benchmarks.changes", description="What became faster between two records of one model."
     )

@@ -1,4 +1,4 @@
-"""Which seconds are counted."""
+"""Clock of the benchmarks: wall-clock or processor time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Kind = Literal["wall", "processor"]
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds on the wall, or seconds that this process's threads computed.
+    """Wall-clock time, or processor time of this process's threads.
 
-    The second are what a machine that others use can still measure: time in which another process computed is not in
-    them. With several threads they are summed over threads, and a thread that waits in a loop counts as computing.
+    Processor time can be measured on a busy machine, because it excludes the time of other processes. With several
+    threads it is their sum, and a thread that waits in a loop counts as computing.
 
     Attributes:
-        kind: which.
-        device: work on it is waited for before the clock is read.
+        kind: `wall` or `processor`.
+        device: device whose work is awaited before the clock is read.
     """
 
     kind: Kind
     device: torch.device
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Time in seconds since an arbitrary moment."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() if self.kind == "wall" else time.process_time()

@@ -18,6 +18,7 @@ from benchmarks.clock import Clock
 from benchmarks.probes import Probes
 
 GATHERING, SEARCHING = "gathering", "searching"
+"""Parts of both searches: recording inputs, and trying exponents."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The machine as a record needs it: processor, threads, load, versions, memory in use. No host name, no path."""
+"""Description of the machine for records: processor, threads, load, versions, memory; no host name and no paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures of one machine may be compared with another's by."""
+    """Describe the machine and its software, for comparing records of different machines."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -27,12 +27,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Processes that ran or waited to run, averaged over the last minute; None where the system does not say."""
+    """Mean number of running and waiting processes over the last minute; None if the system does not provide it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Bytes at most in use since the process began: of the process, and of the GPU."""
+    """Peak memory since the process began, in bytes: of the process, and of the GPU if that is the device."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"process": peak if sys.platform == "darwin" else peak * 1024}
     if device.type == "cuda":

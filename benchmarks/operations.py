@@ -1,7 +1,7 @@
-"""Operations of matrix products, counted as a program makes them: a multiplication and an addition each.
+"""Count of the operations of matrix products in a running program: a multiplication and an addition per term.
 
-Rounding, powers of activations, softmax and norms are left out: they cost time, and that they do is what a low share of
-the product rate says.
+Rounding, powers of activations, softmax and norms are not counted; the time that they cost shows as a low share of the
+product rate.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Add = Callable[[torch.dtype, int], None]
-"""Told the dtype and the operations of every product."""
+"""Function called with the dtype and the number of operations of every product."""
 
 
 class CountedProducts(TorchDispatchMode):
-    """Counts what is multiplied inside.
+    """Context in which matrix products are counted.
 
     Args:
-        add: see `Add`.
+        add: called for every product.
     """
 
     def __init__(self, add: Add) -> None:
@@ -36,7 +36,7 @@ class CountedProducts(TorchDispatchMode):
 
 
 def _product(left: Tensor, right: Tensor, *_: Any) -> int:
-    """`(..., m, k) @ (..., k, n)`."""
+    """Operations of `(..., m, k) @ (..., k, n)`."""
     return 2 * left.numel() * right.shape[-1]
 
 
@@ -45,7 +45,7 @@ def _linear(inputs: Tensor, weight: Tensor, *_: Any) -> int:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> int:
-    """Scores and weighted values at all pairs of places, also where a kernel leaves half of them out."""
+    """Operations of scores and weighted values for all pairs of positions, even if a kernel skips masked pairs."""
     pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
     return 2 * pairs * (query.shape[3] + value.shape[3])
 
@@ -69,4 +69,4 @@ _COUNTS: dict[str, Callable[..., int]] = {
     "cholesky_inverse": lambda matrix, *_: 2 * len(matrix) ** 3 // 3,
     "linalg_solve_triangular": lambda matrix, right, *_: len(matrix) ** 2 * right.shape[-1],
 }
-"""By the operation's name, from its arguments."""
+"""Functions from an operation's arguments to its number of operations, by the operation's name."""

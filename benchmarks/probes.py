@@ -1,7 +1,7 @@
-"""Timing functions of the suite from outside: the suite is run as it is, and every second is counted once.
+"""Probes that time functions of the unmodified suite, counting every second once.
 
-A probe counts the seconds of a function, and the matrix products made in it, less those of the probed functions that it
-calls.
+A probe counts the seconds of a function and the matrix products computed in it, excluding those of other probed
+functions that it calls.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from benchmarks.clock import Clock
 from benchmarks.operations import CountedProducts
 
 Part = str | Callable[..., str]
-"""A part's name, or what makes it of the function's arguments."""
+"""Name of a part, or a function that makes it from the probed function's arguments."""
 
 
 @dataclass
 class Probes:
-    """Seconds and products by part.
+    """Durations and operations by part.
 
     Attributes:
-        clock: which seconds.
-        seconds: by part, without those of probed functions called inside.
-        products: by part, operations of the matrix products made in it, by dtype.
-        missing: places that are not in the suite any more; what they stood for counts for whatever called it.
+        clock: clock of the durations.
+        seconds: seconds by part, without those of probed functions called inside.
+        products: operations of matrix products by part and dtype.
+        missing: places that no longer exist in the suite; their time is counted for their callers.
     """
 
     clock: Clock
@@ -43,7 +43,7 @@ class Probes:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what is done inside for a part."""
+        """Count the time inside the context for a part."""
         self._inner.append(0.0)
         self._open.append(name)
         began = self.clock.now()
@@ -58,10 +58,10 @@ class Probes:
 
     @contextmanager
     def installed(self, places: Mapping[str, Part]) -> Iterator[None]:
-        """Probe functions for a while; they are as before afterwards.
+        """Probe functions inside the context.
 
         Args:
-            places: by `module:name` or `module:class.name`, the part for which the function counts.
+            places: part for which each function counts, by `module:name` or `module:class.name`.
         """
         originals: list[tuple[Any, str, Any]] = []
         try:
@@ -93,7 +93,7 @@ class Probes:
 
 
 def _owner(place: str) -> tuple[Any, str]:
-    """The module or class that holds a function, and the function's name in it."""
+    """Find the module or class that holds a function, and the function's name in it."""
     module, _, path = place.partition(":")
     owner: Any = importlib.import_module(module)
     *classes, attribute = path.split(".")

@@ -1,6 +1,6 @@
-"""What this machine can do: matrix products a second at a model's own shapes.
+"""Rates of matrix products on this machine, at a model's own shapes.
 
-A stage's share of the product rate compares it with nothing but large matrix products of the same shapes and dtype,
+They are the reference of a stage's share of the product rate: large matrix products of the same shapes and dtype alone,
 one after another, on the same threads.
 """
 
@@ -15,20 +15,21 @@ from awq_core.quantization.matmul import product_with_rows
 from benchmarks.clock import Clock
 
 MOST_OPERATIONS = {"cpu": 4e9, "cuda": 4e11}
-"""Of one product that is timed, by type of device: rows are left out beyond that."""
+"""Largest number of operations of one timed product, by type of device; larger products are timed on fewer rows."""
 REPEATS = 5
+"""Number of timings, of which the median is taken."""
 
 
 def product_rates(
     linears: Iterable[tuple[int, int]], dtypes: Iterable[torch.dtype], device: torch.device, clock: Clock
 ) -> dict[torch.dtype, float]:
-    """Operations a second of `(out, in) @ (in, in)` over a block's linears, by dtype: each product's median of several.
+    """Measure the rate of products `(out, in) @ (in, in)` over linears' shapes, in operations per second by dtype.
 
     Args:
-        linears: `(out, in)` of each.
-        dtypes: to measure.
-        device: where.
-        clock: which seconds.
+        linears: shapes `(out, in)`; each distinct shape counts once.
+        dtypes: dtypes to measure.
+        device: device of the products.
+        clock: clock of the durations.
     """
     shapes = sorted(set(linears))
     return {dtype: _rate(shapes, dtype, device, clock) for dtype in dtypes}
@@ -49,8 +50,8 @@ def _rate(shapes: list[tuple[int, int]], dtype: torch.dtype, device: torch.devic
 
 
 def _median(step: Callable[[], object], clock: Clock) -> float:
-    """Median seconds of a step; short steps are repeated to a hundredth of a second first."""
-    step()  # the first one pays for setting up
+    """Measure the median seconds of a step; short steps are repeated to take at least 0.01 s per timing."""
+    step()  # warms up
     count = 1
     while True:
         began = clock.now()

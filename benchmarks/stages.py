@@ -1,4 +1,4 @@
-"""Measuring one model as `fixtures/measuring/` does, stage by stage, every stage timed and its products counted."""
+"""Stages of measuring one model as `fixtures/measuring/` does, with their durations and operations."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from benchmarks.probes import Part, Probes
 from fixtures.measuring.model import ModelMeasurement, calibration_texts
 
 RUNS = ("layers", "traffic", "methods")
-"""Runs that `fixtures.measuring.model` makes of a model; its untrained twins go through the first two once more."""
+"""Runs of `fixtures.measuring.model` on a model; untrained twins go through the first two as well."""
 
 FORWARD, HEAD, REST = "block forward", "head and losses", "rest"
+"""Names of stages."""
 
 PLACES: dict[str, Part] = {
     "awq_core.architectures.block_stream:Blocks.forward": FORWARD,
@@ -43,19 +44,19 @@ PLACES: dict[str, Part] = {
     "awq_core.measure.methods.one_pass:MethodPass.parameters": "rounding",
     "awq_core.measure.methods.one_pass:compare": HEAD,
 }
-"""Where the stages are in the suite."""
+"""Stage for which each function of the suite counts, by the function's place."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, measured.
+    """Measured costs of one stage.
 
     Attributes:
-        run: which of `RUNS`.
-        name: what was done.
-        seconds: by the clock.
-        products: operations of its matrix products, by dtype.
-        peak: bytes of memory at most in use up to the end of its run.
+        run: run of the stage, one of `RUNS`.
+        name: name of the stage.
+        seconds: duration in seconds.
+        products: operations of its matrix products by dtype.
+        peak: peak memory up to the end of its run, in bytes.
     """
 
     run: str
@@ -66,22 +67,22 @@ class Stage:
 
     @property
     def operations(self) -> int:
-        """Of all dtypes."""
+        """Operations of all dtypes."""
         return sum(self.products.values())
 
 
 @dataclass
 class StageRuns:
-    """The runs of one model.
+    """Timed runs of one model.
 
     Args:
-        measurement: the model with its tokens, opened and not measured.
-        blocks: of it.
-        clock: which seconds.
+        measurement: the model with its tokens.
+        blocks: blocks of the model.
+        clock: clock of the durations.
         report: called with a line before each run.
 
     Attributes:
-        missing: places of `PLACES` that are not in the suite any more: their seconds count for whatever called them.
+        missing: places of `PLACES` that no longer exist in the suite; their time is counted for their callers.
     """
 
     measurement: ModelMeasurement
@@ -93,7 +94,7 @@ class StageRuns:
         self.missing: list[str] = []
 
     def measure(self, runs: tuple[str, ...]) -> list[Stage]:
-        """Run what was asked for, and the layers first, which everything needs."""
+        """Time the given runs, after `layers`, on which all others depend."""
         if not runs:
             return []
         (channels, errors), found = self._timed("layers", self._layers)
@@ -124,7 +125,7 @@ class StageRuns:
         measure_traffic(stream, channels, errors, plan.traffic_settings(of_twin=False))
 
     def _methods(self, channels: Any, errors: Any) -> None:
-        """The methods that claims read, each once at the lowest precision, on the windows of the first look."""
+        """Score the methods that claims need, each once at the lowest precision, on the windows of the first look."""
         measurement = self.measurement
         texts = calibration_texts(measurement.tokens.calibration, measurement.traffic.foreign)
         layers = LayerFindings.of(channels, errors, JUDGED_BITS, measurement.settings.seed)
@@ -136,7 +137,7 @@ class StageRuns:
 
 
 def keep_first(blocks: Blocks, count: int | None) -> None:
-    """Leave a model its first blocks alone; all of them where `count` is None."""
+    """Remove all but the first `count` blocks from a model; None for all."""
     if count is None or count >= len(blocks):
         return
     model, path = blocks.model, blocks.architecture.blocks

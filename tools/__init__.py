@@ -1,1 +1,1 @@
-"""Makes what this project ships and shows: its embedded models and their cards. Not shipped."""
+"""Tools that make the embedded models and their cards; they are not shipped."""

@@ -1,1 +1,1 @@
-"""Models of the table's architectures: how their blocks are reached, opened and run."""
+"""Model architectures: where their linears are, where scales fold, and how their blocks are loaded and run."""

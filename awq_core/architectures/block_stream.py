@@ -1,8 +1,8 @@
-"""A model's blocks, one at a time: full-precision hidden states in, every input site's tokens out.
+"""Execution of a model block by block: full-precision hidden states in, the inputs of all sites out.
 
-Each block runs on the hidden states that the block before left behind, so at most one block's intermediate results are
-alive, and at most one block's weights need be: those of a model that lies on disk are read when a block is opened and
-dropped when it is closed.
+Each block runs on the hidden states that the previous block returned, so at most one block's intermediate results are
+in memory. At most one block's weights need be: a block of a model on disk is read when it is opened and dropped when it
+is closed.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from awq_core.architectures.sources import LinearWeights
 from awq_core.quantization.matmul import Products
 
 BATCH_TOKENS = 4096
-"""Tokens in one forward pass of a block, or of a part of it."""
+"""Tokens in one forward pass of a block or of one of its modules."""
 
 Fill = Callable[[int, nn.Module], None]
-"""Gives a block, by its index, parameters that hold their values: read from disk, or drawn."""
+"""Function that replaces the meta parameters of a block, given its index and module, by values: loaded or drawn."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional (after the hidden states) and keyword arguments of a call."""
+"""Arguments of a block's call other than the hidden states: positional, then keyword."""
 
 
 class _Reached(Exception):  # noqa: N818 -- a signal, not an error
-    """Stops a forward pass once what was looked for is known."""
+    """Signal that stops a forward pass once the wanted tensors are known."""
 
 
 class Blocks:
-    """The blocks of a causal language model, and what stands before and after them.
+    """Blocks of a causal language model, with the operations before and after them.
 
     Args:
-        model: in evaluation mode; where `fill` is given, its blocks' parameters are on the meta device.
-        architecture: its row of the table.
-        fill: makes the parameters of a block that is opened; None where the whole model is in memory.
+        model: the model, in evaluation mode; if `fill` is given, its blocks' parameters are on the meta device.
+        architecture: the model's row of the table.
+        fill: loads the parameters of a block that is opened; None if the whole model is in memory.
     """
 
     def __init__(self, model: Any, architecture: Architecture, fill: Fill | None = None) -> None:
@@ -56,10 +56,10 @@ class Blocks:
 
     @contextmanager
     def open(self, block: int) -> Iterator[nn.Module]:
-        """One block with its weights in memory, for a while."""
+        """Hold one block's weights in memory inside the context."""
         module = self.modules[block]
         if self._fill is None or not any(parameter.is_meta for parameter in module.parameters()):
-            yield module  # in memory, or opened already further out
+            yield module  # in memory already, or opened by an outer context
             return
         try:
             self._fill(block, module)
@@ -69,14 +69,14 @@ class Blocks:
                 put_parameter(module, name, torch.empty_like(parameter, device="meta"))
 
     def forward(self, block: int, hidden: Tensor) -> Tensor:
-        """Output of one opened block.
+        """Run one opened block.
 
         Args:
             block: index of the block.
             hidden: `(batch, length, width)`.
 
         Returns:
-            Of the input's shape.
+            `(batch, length, width)`.
         """
         arguments, keywords = self.arguments(hidden.shape[1])[block]
         with torch.no_grad(), Products():
@@ -84,7 +84,7 @@ class Blocks:
         return output[0] if isinstance(output, tuple) else output
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Input `(batch, length, width)` of the first block for token ids `(batch, length)`."""
+        """Compute the first block's input `(batch, length, width)` from token ids `(batch, length)`."""
         kept: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -96,16 +96,16 @@ class Blocks:
         return kept[0]
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """Compute what reaches the language-model head, `(batch, length, width)`, from the last block's output."""
+        """Compute the input of the language-model head from the last block's output, both `(batch, length, width)`."""
         ids = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
         with torch.no_grad(), self._replaced(lambda block, given: hidden):
             found: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return found
 
     def arguments(self, length: int) -> list[Arguments]:
-        """Make the arguments of every block beside hidden states (positions, masks), for sequences of one length.
+        """Record each block's arguments other than the hidden states (positions, masks) for sequences of one length.
 
-        Such sequences have no padding, so these hold, broadcast, for any batch.
+        Sequences have no padding, so the arguments of one sequence broadcast to any batch.
         """
         if length in self._arguments:
             return self._arguments[length]
@@ -127,14 +127,14 @@ class Blocks:
             stack.enter_context(self.open(0))
             handle = self.modules[0].register_forward_hook(note)
             stack.callback(handle.remove)
-            # What is passed to a block depends on no block's weights: the first shows what a block returns.
+            # No argument depends on a block's weights. Only the first block runs, to show whether blocks return tuples.
             stack.enter_context(self._replaced(lambda block, given: given, first=1))
             self.model.base_model(input_ids=ids, use_cache=False)
         self._arguments[length] = recorded
         return recorded
 
     def linears(self, block: int) -> list[LinearWeights]:
-        """An opened block's linears with their weights `(out, in)`."""
+        """List an opened block's linears with their weights `(out, in)`."""
         return [
             LinearWeights(n.name, n.block, n.family, n.role, n.site, weight_of(linear(self.model, n.name)))
             for n in linears_of_block(self.architecture, block)
@@ -142,7 +142,7 @@ class Blocks:
 
     @contextmanager
     def _replaced(self, output: Callable[[int, Tensor], Tensor], first: int = 0) -> Iterator[None]:
-        """Let blocks from `first` on return something else than they compute, given their index and input."""
+        """Replace the forward pass of blocks from `first` on by `output`, a function of block index and input."""
 
         def stub(index: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
@@ -162,15 +162,16 @@ class Blocks:
 
 
 class BlockStream:
-    """Runs the blocks of a causal language model one after another over fixed sequences.
+    """Layer source that runs a causal language model's blocks one after another over fixed sequences.
+
+    For each block in order: `begin(block)`, then `passes(block, split)` for each split of interest, then
+    `advance(block)`; or `skip(block)` alone.
 
     Args:
-        model: in evaluation mode, or its `Blocks`.
-        architecture: its row of the table.
+        model: the model, in evaluation mode, or its `Blocks`.
+        architecture: the model's row of the table.
         sequences: token ids `[sequences, length]` by split.
-        groups: groups of neighbouring sequences that a split is divided into.
-
-    `passes(block, split)` yields the tokens of a block's sites; `advance(block)` must follow before the next block.
+        groups: number of groups of neighbouring sequences into which each split is divided.
     """
 
     def __init__(
@@ -182,20 +183,21 @@ class BlockStream:
         self.groups = groups
         self._opened = ExitStack()
         for array in sequences.values():
-            self.source.arguments(array.shape[1])  # now: what a block is hooked for later is its tokens alone
+            self.source.arguments(array.shape[1])  # now, while no hook would capture this run
         self.hidden: dict[str, list[tuple[int, Tensor]]] = {
             split: [(group, self.source.embed(self._ids(ids))) for group, ids in _batches(array, groups)]
             for split, array in sequences.items()
         }
 
     def linears(self, block: int) -> list[LinearWeights]:
-        """The block's linears with their weights `(out, in)`."""
+        """List an opened block's linears with their weights `(out, in)`."""
         return self.source.linears(block)
 
     def passes(self, block: int, split: str, *, outputs: bool = True) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """One forward pass of a block over a split: `(group, {site: inputs (tokens, width)})` for each batch.
+        """Run a block over a split, yielding `(group, {site: inputs (tokens, width)})` for each batch.
 
-        Without `outputs` a pass ends when all sites' inputs are known, and `advance` runs the block again.
+        With `outputs=False` each forward pass stops once the inputs of all sites are known, and `advance` runs the
+        block again to get its outputs.
         """
         captured: dict[str, Tensor] = {}
 
@@ -219,14 +221,14 @@ class BlockStream:
                 yield group, {site: x.flatten(0, -2) for site, x in captured.items()}
 
     def begin(self, block: int) -> None:
-        """Open a block and make room for its outputs."""
+        """Open a block and discard the outputs of the previous one."""
         self._opened.enter_context(self.source.open(block))
         self.outputs: dict[str, list[Tensor | None]] = {s: [None] * len(batches) for s, batches in self.hidden.items()}
 
     def advance(self, block: int) -> None:
-        """Replace the hidden states with the block's outputs, and close the block.
+        """Replace the hidden states by the block's outputs and close the block.
 
-        A split that was not passed over is run now.
+        Batches whose outputs are not known yet are run here.
         """
         for split, batches in self.hidden.items():
             self.hidden[split] = [
@@ -236,7 +238,7 @@ class BlockStream:
         self._opened.close()
 
     def skip(self, block: int) -> None:
-        """Run a block over every split and move on, capturing nothing: for one whose results are known."""
+        """Run a block whose results are known over every split, capturing nothing."""
         self.begin(block)
         self.advance(block)
 
@@ -245,7 +247,7 @@ class BlockStream:
 
 
 class hooked:  # noqa: N801 -- used as a context manager, reads as a verb
-    """A forward pre-hook that is removed on leaving."""
+    """Context in which a forward pre-hook is registered on a module."""
 
     def __init__(self, module: nn.Module, hook: Callable[..., None]) -> None:
         self.handle = module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -258,12 +260,12 @@ class hooked:  # noqa: N801 -- used as a context manager, reads as a verb
 
 
 def in_batches(sequences: Tensor) -> Iterable[Tensor]:
-    """Sequences `(n, length, ...)` in parts of about `BATCH_TOKENS` tokens."""
+    """Split sequences `(n, length, ...)` into batches of at most `BATCH_TOKENS` tokens, at least one sequence each."""
     return sequences.split(max(1, BATCH_TOKENS // sequences.shape[1]))
 
 
 def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`(group, sequences)` in order; no batch spans two groups of neighbouring sequences."""
+    """Yield `(group, batch of sequences)` in order; no batch spans two groups of neighbouring sequences."""
     per_batch = max(1, BATCH_TOKENS // sequences.shape[1])
     for group, members in enumerate(np.array_split(sequences, min(groups, len(sequences)))):
         for start in range(0, len(members), per_batch):
@@ -271,6 +273,6 @@ def _batches(sequences: np.ndarray, groups: int) -> Iterator[tuple[int, np.ndarr
 
 
 def put_parameter(module: nn.Module, name: str, values: Tensor) -> None:
-    """Give a parameter other values, on whatever device they are."""
+    """Replace a module's parameter by new values, on the device of the values."""
     owner, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=False))

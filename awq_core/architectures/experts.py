@@ -1,6 +1,6 @@
-"""The experts of a mixture, one linear for each projection of each expert.
+"""Separation of a mixture's fused experts into one linear for each projection of each expert.
 
-transformers keeps them fused in three-dimensional parameters, where no linear can be found, hooked or quantized.
+transformers stores them fused in three-dimensional parameters, in which there are no linears to hook or quantize.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 
 class Expert(nn.Module):
-    """One expert, a gated MLP: `down(act(gate(x)) * up(x))`.
+    """Expert of a mixture, a gated MLP: `down(act(gate(x)) * up(x))`.
 
     Args:
-        gate: `(intermediate, hidden)`.
-        up: `(intermediate, hidden)`.
-        down: `(hidden, intermediate)`.
-        activation: between them.
+        gate: weight of the gate projection, `(intermediate, hidden)`.
+        up: weight of the up projection, `(intermediate, hidden)`.
+        down: weight of the down projection, `(hidden, intermediate)`.
+        activation: activation function of the gate.
     """
 
     def __init__(self, gate: Tensor, up: Tensor, down: Tensor, activation: nn.Module) -> None:
@@ -29,25 +29,25 @@ class Expert(nn.Module):
         self.activation = activation
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Output `(tokens, hidden)` for an input of the same shape, which may hold no token."""
+        """Compute the expert's output, `(tokens, hidden)` like the input; there may be no tokens."""
         output: Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
         return output
 
 
 class SeparateExperts(nn.ModuleList):
-    """A mixture's experts, called as the fused module that they replace; `experts[3].gate_proj` is a linear.
+    """Experts of a mixture as separate modules, with the interface of the fused module that they replace.
 
-    Every expert is called, with the tokens routed to it, even if there are none: whoever listens at its inputs
-    hears of every batch.
+    `experts[3].gate_proj` is a linear. Every expert is called for every batch, with the tokens routed to it even if
+    there are none, so that hooks on its inputs run once per batch.
     """
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Weighted sum of each token's chosen experts.
+        """Compute the weighted sum of each token's chosen experts.
 
         Args:
             hidden_states: `(tokens, hidden)`.
-            top_k_index: `(tokens, k)`, which experts a token goes to.
-            top_k_weights: `(tokens, k)`.
+            top_k_index: `(tokens, k)`, indices of the experts to which each token is routed.
+            top_k_weights: `(tokens, k)`, weights of these experts.
 
         Returns:
             `(tokens, hidden)`.
@@ -61,12 +61,12 @@ class SeparateExperts(nn.ModuleList):
 
 
 def separate_experts(model: nn.Module) -> None:
-    """Replace every fused module of experts in place; the weights are the same memory, the outputs the same.
+    """Replace each fused module of experts in place by `SeparateExperts` that share its weights' memory.
 
-    A model without experts is left as it is.
+    The model's outputs do not change. A model without fused experts is left unchanged.
 
     Raises:
-        ValueError: for experts stored in another layout than Mixtral's and Qwen2-MoE's, or not in memory.
+        ValueError: if experts have another layout than Mixtral's and Qwen2-MoE's, or are not in memory.
     """
     for name, module in list(model.named_modules()):
         gate_up = getattr(module, "gate_up_proj", None)

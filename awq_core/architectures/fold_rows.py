@@ -1,8 +1,8 @@
-"""Which folds a model allows, and which output rows of the previous linear make each channel of a site.
+"""Folds that a model allows, and the output rows of the previous linear that produce each channel of a site.
 
-Between values and the attention's output stands a weighted mean over tokens, head by head: it commutes with a
-scale of each channel. Under grouped-query attention one value head serves several query heads, whose channels must
-then share their scale.
+Attention averages values over tokens, head by head, and this average commutes with a scale per channel. Values can
+therefore absorb the scale of the attention's output projection. Under grouped-query attention one value head serves
+several query heads, whose channels must then share their scales.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from awq_core.architectures.linear_modules import linear, weight_of
 
 @dataclass(frozen=True)
 class ValueHeads:
-    """How value channels serve the channels of the attention's output.
+    """Layout of an attention's value heads.
 
     Attributes:
-        count: key-value heads.
-        repeats: query heads that read one of them, neighbours in the attention's output (`repeat_kv`).
-        size: channels of a head.
+        count: number of key-value heads.
+        repeats: number of query heads that read each key-value head; they are adjacent in the attention's output
+            (`repeat_kv`).
+        size: number of channels per head.
     """
 
     count: int
@@ -33,17 +34,17 @@ class ValueHeads:
 
     @property
     def width(self) -> int:
-        """Channels of the attention's output."""
+        """Number of channels of the attention's output."""
         return self.count * self.repeats * self.size
 
     def value_channels(self) -> Tensor:
-        """For each channel of the attention's output the value channel that it averages, `(width,)`."""
+        """List the value channel that each channel of the attention's output averages, `(width,)`."""
         values = torch.arange(self.count * self.size).view(self.count, 1, self.size)
         return values.expand(-1, self.repeats, -1).reshape(-1)
 
 
 def value_heads(config: Any) -> ValueHeads:
-    """The value heads that a configuration asks for; without grouping, one for each query head."""
+    """Read the layout of value heads from a configuration; without grouped queries, one per query head."""
     heads = config.num_attention_heads
     count = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -51,14 +52,14 @@ def value_heads(config: Any) -> ValueHeads:
 
 
 def applicable_folds(model: Any, architecture: Architecture, block: int, *, grouped: bool = False) -> tuple[Fold, ...]:
-    """The folds that change nothing before rounding.
+    """List the folds of a block that leave the model's function unchanged before rounding.
 
     Args:
-        model: with its configuration.
-        architecture: its row of the table.
+        model: the model, with the block's linears present.
+        architecture: the model's row of the table.
         block: index of the block.
-        grouped: also fold values into the attention's output under grouped-query attention. There the scale must be
-            shared by the query heads that read one key-value head: make it from `shared_magnitude`.
+        grouped: whether values also absorb the scale of the attention's output under grouped-query attention. The query
+            heads that read one key-value head must then share their scales: compute them from `shared_magnitude`.
     """
 
     def fits(fold: Fold) -> bool:
@@ -74,10 +75,11 @@ def applicable_folds(model: Any, architecture: Architecture, block: int, *, grou
 
 
 def rows_of_channels(model: Any, architecture: Architecture, block: int, fold: Fold) -> Tensor | None:
-    """For each channel of a site the output row of the previous linear that makes it, `(width,)`.
+    """Find the output row of the previous linear that produces each channel of a fold's first site.
 
     Returns:
-        None where the shapes are not those of `fold.rows`. A row that occurs twice makes several channels.
+        `(width,)`, row indices; a row that occurs several times produces several channels. None if the shapes do not
+        agree with `fold.rows`.
     """
     prefix = f"{architecture.blocks}.{block}"
     site = architecture.site(fold.name)
@@ -93,24 +95,24 @@ def rows_of_channels(model: Any, architecture: Architecture, block: int, fold: F
     count = int(channels.max()) + 1
     if fold.rows == "last":
         return channels + (produced - count) if produced > count else None
-    if fold.rows == "last-of-head":  # rows of a head: its query, its key, its value
+    if fold.rows == "last-of-head":  # a head's rows are its query, key and value
         return channels // head * 3 * head + 2 * head + channels % head if produced == 3 * count else None
     return channels if produced == count else None
 
 
 def shared_magnitude(model: Any, architecture: Architecture, block: int, fold: Fold, magnitude: Tensor) -> Tensor:
-    """A site's channel magnitudes from which scales come out that the fold can absorb.
+    """Average magnitudes over channels whose scales a fold requires to be equal.
 
     Args:
-        model: with its configuration.
-        architecture: its row of the table.
+        model: the model, for its configuration.
+        architecture: the model's row of the table.
         block: index of the block.
         fold: one of `applicable_folds(..., grouped=True)`.
         magnitude: `(width,)`.
 
     Returns:
-        `(width,)`: unchanged, but under grouped-query attention, at the attention's output, the mean over the query
-        heads that read one key-value head, at each of them.
+        `(width,)`: at the attention's output under grouped-query attention, the mean over the query heads that read one
+        key-value head, repeated for each of them; elsewhere `magnitude` itself.
     """
     if fold.kind != "linear" or architecture.site(fold.name).role != "attention_out":
         return magnitude

@@ -1,6 +1,7 @@
-"""Folding scales into the operation before a linear, so that inference costs nothing more.
+"""Folding of scales into the operation before a linear, so that they add nothing to the cost of inference.
 
-`W x = (W s) (x / s)`: the linear's input columns are multiplied by `s`, and whatever makes `x` is divided by it.
+`W x = (W s) (x / s)`: the linear's input columns are multiplied by `s`, and the operation that produces `x` is divided
+by it.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from awq_core.architectures.linear_modules import in_storage_layout, linear, wei
 __all__ = ["Parameters", "fold_block", "in_storage_layout"]
 
 Parameters = dict[str, Tensor]
-"""New values of parameters by their full name."""
+"""Values of parameters by full name."""
 
 
 def fold_block(
     model: Any, architecture: Architecture, block: int, scales: list[tuple[Fold, Tensor]]
 ) -> tuple[Parameters, Parameters]:
-    """A block's parameters after folding, before any rounding.
+    """Compute a block's parameters after folding, before any rounding.
 
     Args:
         model: the unmodified model.
-        architecture: its row of the table.
+        architecture: the model's row of the table.
         block: index of the block.
-        scales: the folds to apply, each with its scales `(width of its sites,)`.
+        scales: folds to apply, each with its scales `(width of its sites,)`.
 
     Returns:
-        `(linears, others)`: every linear weight of the block, scaled or not, as `(out, in)` whatever the layout it
-        is stored in (`in_storage_layout` converts), and the norms, biases and routers that changed, as stored.
+        `(linears, others)`: all linear weights of the block, scaled or not, as `(out, in)` regardless of their storage
+        layout (`in_storage_layout` converts them); and the norms, biases and routers that changed, as stored.
 
     Raises:
-        ValueError: if a scale is not positive and finite, since dividing by it would lose the channel; or if
-            channels that one output row of the previous linear makes have different scales.
+        ValueError: if a scale is not positive and finite, if the previous linear does not produce the fold's channels,
+            or if channels produced by the same output row have different scales.
     """
     prefix = f"{architecture.blocks}.{block}"
     linears: Parameters = {}

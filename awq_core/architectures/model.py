@@ -1,6 +1,6 @@
-"""What the suite knows of a model's architecture: where its linears are and where scales fold.
+"""Architecture of a model: its row of the table, its blocks and their linears.
 
-The table itself is in `table.py`, the vocabulary of its rows in `description.py`.
+The table is in `table.py`, and the classes of which its rows consist are in `description.py`.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _EXPERT = "{expert}"
 
 
 def architecture_of(config: Any) -> Architecture:
-    """The table's row for a model, with one site for every expert it has.
+    """Find the table's row for a model, with one site for each of its experts.
 
     Args:
-        config: the model's configuration; its `model_type` alone is enough for a model without experts.
+        config: the model's configuration; for a model without experts, its `model_type` is enough.
 
     Raises:
         UnknownArchitectureError: if no row describes the model.
-        ValueError: for the model type of a mixture without its configuration, which says how many experts there are.
+        ValueError: if `config` is the model type of a mixture, whose number of experts only the configuration gives.
     """
     model_type = config if isinstance(config, str) else config.model_type
     for row in ARCHITECTURES:
@@ -77,7 +77,11 @@ def architecture_of(config: Any) -> Architecture:
 
 
 def _with_experts(row: Architecture, count: int) -> Architecture:
-    """The row with `{expert}` written out: a site, and a fold behind it, for each; one fold in front of them all."""
+    """Expand `{expert}` in a row to `count` experts.
+
+    Sites, and folds between an expert's own linears, are repeated for each expert. A fold into the norm before the
+    experts covers the sites of all of them.
+    """
     sites = [site for pattern in row.sites for site in _sites_of_experts(pattern, count)]
     folds = []
     for pattern in row.folds:
@@ -116,7 +120,7 @@ def _named(pattern: str, expert: int) -> str:
 
 @dataclass(frozen=True)
 class LinearName:
-    """One linear of a model: its full name, and where it stands."""
+    """Full name of a linear and its position in the model."""
 
     name: str
     block: int
@@ -126,7 +130,11 @@ class LinearName:
 
 
 def blocks_of(model: nn.Module, architecture: Architecture) -> nn.ModuleList:
-    """The model's list of transformer blocks."""
+    """Find the model's list of transformer blocks.
+
+    Raises:
+        UnknownArchitectureError: if the module at the row's path is not a list.
+    """
     blocks = model.get_submodule(architecture.blocks)
     if not isinstance(blocks, nn.ModuleList):
         raise UnknownArchitectureError(f"{architecture.blocks} is a {type(blocks).__name__}, not a list of blocks")
@@ -134,7 +142,7 @@ def blocks_of(model: nn.Module, architecture: Architecture) -> nn.ModuleList:
 
 
 def linears_of_block(architecture: Architecture, block: int) -> Iterator[LinearName]:
-    """Every linear of one block, site by site."""
+    """Iterate over the linears of one block, site by site."""
     for site in architecture.sites:
         for family, path in site.linears:
             yield LinearName(f"{architecture.blocks}.{block}.{path}", block, family, site.role, site.name)

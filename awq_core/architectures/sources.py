@@ -1,8 +1,7 @@
-"""What the layer-level instruments measure: blocks of linears, and the tokens at their inputs.
+"""Interface between layer-level instruments and the models they measure: blocks of linears, with their inputs.
 
-A real model is one source (`awq_core.architectures.block_stream.BlockStream`); a control that draws its inputs is
-another.
-The instruments cannot tell them apart.
+One source runs a real model (`awq_core.architectures.block_stream.BlockStream`), another is a control that draws its
+inputs at random. Instruments treat all sources alike.
 """
 
 from __future__ import annotations
@@ -18,40 +17,44 @@ from awq_core.architectures.model import Role
 
 @dataclass(frozen=True)
 class LinearWeights:
-    """One linear of a block."""
+    """Weight of one linear and its position in the model."""
 
     name: str
     block: int
     family: str
     role: Role
-    site: str  # unique in the block; the role, but for experts
+    site: str  # name of the input site, unique in the block
     weight: Tensor  # (out, in)
 
 
 class LayerSource(Protocol):
-    """Blocks of linears with the tokens that reach them, in both splits."""
+    """Source of a model's blocks: their linears, and the inputs of each site in several splits of the tokens.
+
+    Attributes:
+        blocks: number of blocks.
+    """
 
     blocks: int
 
     def linears(self, block: int) -> list[LinearWeights]:
-        """The block's linears."""
+        """List the block's linears."""
         ...
 
     def begin(self, block: int) -> None:
-        """Called before a block's first pass."""
+        """Open a block, before its first pass."""
         ...
 
     def passes(self, block: int, split: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """`(group, {site: inputs (tokens, width)})` for each batch; the same tokens every time it is called.
+        """Iterate over a split's batches: `(group, {site: inputs (tokens, width)})`, identical on every call.
 
-        An expert's site may have no tokens in a batch: its inputs are then `(0, width)`.
+        The inputs of an expert's site are `(0, width)` in a batch without tokens for it.
         """
         ...
 
     def advance(self, block: int) -> None:
-        """Called when nothing more is needed of the block."""
+        """Close a block and move on to the next one."""
         ...
 
     def skip(self, block: int) -> None:
-        """Called in place of all others where a block's results are known; the next block's tokens come out alike."""
+        """Move past a block whose results are known, in place of all other calls; later inputs stay the same."""
         ...

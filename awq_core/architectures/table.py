@@ -1,7 +1,7 @@
-"""The table of architectures: one row says where a family's linears are and where scales fold.
+"""Table of architectures: each row says where an architecture's linears are and where scales fold.
 
-Adding a family of models is adding a row to `ARCHITECTURES`. The names of linears' families are by role, so that
-claims read alike everywhere: what an architecture calls fc1, c_fc or dense_h_to_4h is `up`.
+To add an architecture, add a row to `ARCHITECTURES`. Linear families are named by role, so that claims read the same
+for all architectures: the linears called fc1, c_fc or dense_h_to_4h all belong to the family `up`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LLAMA_FOLDS = (
 
 
 def _gemma_folds(mlp_norm: str) -> tuple[Fold, ...]:
-    """Llama's, with norms that multiply by 1 + weight."""
+    """Llama's folds, with norms that multiply by 1 + weight and the given norm before the MLP."""
     attention_in, attention_out, mlp_in, mlp_out = _LLAMA_FOLDS
     return (
         replace(attention_in, kind="norm-plus-one"),
@@ -65,7 +65,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(("gemma3_text",), "model.layers", _LLAMA_SITES, _gemma_folds("pre_feedforward_layernorm")),
     Architecture(
-        ("phi",),  # Phi-1, Phi-1.5, Phi-2: attention and MLP stand side by side and read one norm
+        ("phi",),  # Phi-1, Phi-1.5, Phi-2: attention and MLP run in parallel and read the same norm
         "model.layers",
         (
             _LLAMA_SITES[0],
@@ -119,7 +119,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Site("mlp_out", "mlp_out", (("down", "fc2"),)),
         ),
         (
-            # OPT-350m normalises after adding the residual: there the norm feeds the residual too.
+            # OPT-350m normalises after adding the residual, so there the norm also feeds the residual stream.
             Fold(
                 ("attention_in",),
                 "self_attn_layer_norm",
@@ -129,7 +129,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             ),
             Fold(("attention_out",), "self_attn.v_proj", "linear", "self_attn.out_proj"),
             Fold(("mlp_in",), "final_layer_norm", "norm", "fc1", requires=(("do_layer_norm_before", (True,)),)),
-            # relu(x / s) = relu(x) / s for s > 0.
+            # The scale passes through the activation because relu(x / s) = relu(x) / s for s > 0.
             Fold(("mlp_out",), "fc1", "linear", "fc2", requires=(("activation_function", ("relu",)),)),
         ),
     ),
@@ -179,7 +179,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Fold(("mlp_out.shared",), "mlp.shared_expert.up_proj", "linear", "mlp.shared_expert.down_proj"),
         ),
         experts="num_experts",
-        # Every block has experts; a row cannot describe a model in which some have none.
+        # A row describes all blocks alike, so models in which some blocks have no experts are refused.
         requires=(("mlp_only_layers", ((), None)), ("decoder_sparse_step", (1,))),
     ),
 )

@@ -1,1 +1,1 @@
-"""From measurements to verdicts: metrics, intervals, evidence."""
+"""Judging of measurements: metrics, confidence intervals, verdicts and evidence."""

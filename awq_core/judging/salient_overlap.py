@@ -1,4 +1,4 @@
-"""Whether the same channels are large on different texts."""
+"""Overlap of the salient channels of different texts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from awq_core.measure.layers.importance import SMALLEST_WIDTH, salient_channels
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of the first text's top 1% of channels that are in the second's too, 0 to 1.
+    """Share of one text's top 1% of channels that are also in another text's top 1%, 0 to 1.
 
     Args:
-        first: `[channels]` magnitudes on one text.
-        second: the same on another.
+        first: magnitudes on one text, `[channels]`.
+        second: magnitudes on the other text, `[channels]`.
 
     Raises:
         ValueError: if a magnitude is NaN.
@@ -27,11 +27,11 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def overlap_of_texts(magnitudes: xr.DataArray, text: str) -> xr.DataArray:
-    """Mean overlap over all pairs of texts, `(site,)`; sites under 64 channels are left out.
+    """Mean overlap over all pairs of texts, `(site,)`; sites with fewer than 64 channels are left out.
 
     Args:
         magnitudes: `(text, site, channel)`, NaN beyond a site's width.
-        text: name of the dimension that tells texts apart.
+        text: name of the dimension of texts.
     """
     wide = np.flatnonzero(magnitudes["site_width"].values >= SMALLEST_WIDTH)
     kept = magnitudes.isel(site=wide).transpose("site", text, "channel")

@@ -1,1 +1,1 @@
-"""Measuring a model in passes through its blocks, of which one at a time is looked at."""
+"""Measurement of a model in passes through its blocks, one block at a time."""

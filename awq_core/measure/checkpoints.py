@@ -1,7 +1,7 @@
-"""What was measured of each block, kept outside the process: a run that is stopped goes on where it was.
+"""Checkpoints: stored results of measured blocks, from which an interrupted run resumes.
 
-Instruments ask for a block's results before they measure it and hand them over afterwards. Where they are kept is not
-their business (`fixtures/cache/store.py` has it on disk); by default they are kept in memory, or not at all.
+Instruments ask for a block's results before they measure it, and hand over its results afterwards. This module stores
+results in memory or not at all; `fixtures/cache/checkpoints.py` stores them on disk.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from typing import Protocol
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-"""One block's results: plain arrays of numbers or text by name, no objects."""
+"""Results of one block: plain arrays of numbers or text by name, no objects."""
 
 
 class KeptBlocks(Protocol):
-    """Results by the index of the block."""
+    """Checkpoints by block index."""
 
     def read(self, index: int) -> Arrays | None:
-        """What `write` was given for this index, to the last bit; None where nothing (or nothing whole) is kept."""
+        """Return the arrays that were written for a block, bit for bit; None if there are none or they are damaged."""
         ...
 
     def write(self, index: int, arrays: Arrays) -> None:
-        """Keep results."""
+        """Store a block's results."""
         ...
 
 
 class NothingKept:
-    """Forgets everything: every block is measured."""
+    """Checkpoints that store nothing, so that every block is measured."""
 
     def read(self, index: int) -> Arrays | None:
-        """Nothing."""
+        """Return None."""
         return None
 
     def write(self, index: int, arrays: Arrays) -> None:
-        """Nothing."""
+        """Discard the results."""
 
 
 NOTHING_KEPT = NothingKept()
 
 
 class KeptInMemory:
-    """Remembers everything as long as it lives."""
+    """Checkpoints in memory."""
 
     def __init__(self) -> None:
         self._results: dict[int, Arrays] = {}
 
     def read(self, index: int) -> Arrays | None:
-        """Return what was written of a block, or None."""
+        """Return the arrays that were written for a block, or None."""
         return self._results.get(index)
 
     def write(self, index: int, arrays: Arrays) -> None:
-        """Remember results."""
+        """Store a block's results."""
         self._results[index] = arrays

@@ -1,7 +1,7 @@
-"""What folding leaves as it was: the function, the modules, the parameters, the operations.
+"""Check that folding preserves a model's function, modules, parameters and operations.
 
-Checked with scales that are powers of two, drawn at random: multiplying and dividing by those rounds nothing in any
-dtype, so what is left of a difference is a mistake, and in half precision too a forgotten bias shows.
+The scales are random powers of two: multiplying and dividing by them rounds nothing in any dtype, so that any
+difference is a mistake, and a forgotten bias shows even in half precision.
 """
 
 from __future__ import annotations
@@ -32,34 +32,35 @@ from awq_core.measure.methods.losses import logits_of
 from awq_core.measure.methods.one_pass import exchanged
 
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
-"""Largest logit difference, over the largest logit, that rounding in the model's dtype may make.
+"""Tolerance by dtype: largest difference of a logit, relative to the largest absolute logit.
 
-Needed where a norm stores its weight less one (Gemma): `(1 + w) / s - 1` is rounded whatever `s` is."""
+Needed because norms that store their weight minus one (Gemma) round `(1 + w) / s - 1` for any `s`."""
 
 LARGEST_POWER = 2
-"""Scales are from `2^-2` to `2^2`."""
+"""Largest exponent of the scales, which range from `2^-2` to `2^2`."""
 
 CHECKED_TOKENS = 2048
+"""Largest number of tokens to check; at least one window is always checked. A mistake in folding shows in any token."""
 CHECKED_LOGITS = 2**26
-"""No more of either model, but for a window at least: with 152k tokens in the vocabulary one of 440 tokens. A mistake
-in folding shows in every token."""
+"""Largest number of logits to check, per model: about 440 tokens with a vocabulary of 152k."""
 
 
 @dataclass(frozen=True)
 class FoldingCheck:
-    """What folding did to a model that was not rounded afterwards.
+    """Effects of folding on a model without rounding.
 
     Attributes:
-        largest_difference: largest change of a logit over the checked tokens, over the largest abs(logit).
-        tolerance: what the dtype allows of it.
-        dtype: of the model.
-        tokens: how many were checked.
-        modules_before: modules of all blocks, by path and class, as a count.
-        modules_changed: modules that are there only before or only after.
-        parameters_changed: parameters whose name, shape or dtype is there only before or only after.
-        operations_changed: tensor operations of all blocks' forward passes that are there only before or only after.
-        foldable_linears: linears whose scale an operation absorbs.
-        linears: all of them.
+        largest_difference: largest absolute change of a logit, divided by the largest absolute logit.
+        tolerance: largest `largest_difference` that the model's dtype explains.
+        dtype: dtype of the output head, such as `float32`.
+        tokens: number of checked tokens.
+        modules_before: number of modules of all blocks before folding.
+        modules_changed: number of modules, by path and class, that exist only before or only after folding.
+        parameters_changed: number of parameters, by name, shape and dtype, that exist only before or only after.
+        operations_changed: number of tensor operations in the forward passes of all blocks that run only before or only
+            after.
+        foldable_linears: number of linears whose scale an operation absorbs.
+        linears: number of linears.
     """
 
     largest_difference: float
@@ -74,22 +75,22 @@ class FoldingCheck:
     linears: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Convert to plain values by attribute name."""
         return asdict(self)
 
 
 def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck:
-    """Fold scales into a model's blocks without rounding, and compare it with itself.
+    """Fold random scales into a model's blocks without rounding, and compare the model before and after.
 
-    Every fold is checked, with the averaged one of grouped-query attention.
+    All folds are checked, including the fold with shared scales under grouped-query attention.
 
     Args:
-        blocks: of the model, which is the same afterwards.
-        tokens: `(windows, T)`.
-        seed: of the scales.
+        blocks: blocks of the model, which is unchanged afterwards.
+        tokens: token ids, `(windows, T)`.
+        seed: seed of the scales.
 
     Raises:
-        MeasurementError: if a logit is NaN or infinite.
+        MeasurementError: if the original model's logits are NaN, infinite or all zero.
     """
     model, architecture = blocks.model, blocks.architecture
     most = min(CHECKED_TOKENS, CHECKED_LOGITS // model.get_output_embeddings().weight.shape[0])
@@ -134,14 +135,14 @@ def check_folding(blocks: Blocks, tokens: Tensor, seed: int = 0) -> FoldingCheck
 
 
 def folded_by_powers_of_two(model: Any, architecture: Architecture, block: int, seed: int) -> Parameters:
-    """An opened block's parameters after folding, each channel's scale a random power of two."""
+    """Compute an opened block's parameters after folding, with a random power of two as each channel's scale."""
     generator = torch.Generator().manual_seed(seed + block)
 
     def scale(fold: Fold) -> Tensor:
         reader = architecture.site(fold.sites[0]).linears[0][1]
         weight = weight_of(linear(model, f"{architecture.blocks}.{block}.{reader}"))
         powers = torch.randint(-LARGEST_POWER, LARGEST_POWER + 1, weight.shape[1:], generator=generator)
-        # Heads that share a value share its scale.
+        # Query heads that read one value head share their scales.
         shared = shared_magnitude(model, architecture, block, fold, powers.exp2().to(weight.device))
         return shared.log2().round().exp2()
 
@@ -151,14 +152,14 @@ def folded_by_powers_of_two(model: Any, architecture: Architecture, block: int, 
 
 
 def _logits(blocks: Blocks, hidden: Tensor) -> Iterator[Tensor]:
-    """Logits `(T, vocabulary)` of each window."""
+    """Yield logits `(T, vocabulary)`, window by window."""
     with torch.no_grad():
         for window in blocks.finish(hidden):
             yield logits_of(blocks.model, window)
 
 
 class _Operations(TorchDispatchMode):
-    """Counts the tensor operations that run inside."""
+    """Context in which tensor operations are counted by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ class _Operations(TorchDispatchMode):
 
 
 def _shape(blocks: Blocks, block: int, hidden: Tensor) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
-    """Modules by path and class, parameters by name, shape and dtype, operations of one forward pass by name."""
+    """Count modules by path and class, parameters by name, shape and dtype, and operations of one forward pass."""
     module: nn.Module = blocks.modules[block]
     with _Operations() as operations:
         blocks.forward(block, hidden)

@@ -1,1 +1,1 @@
-"""Quantizing one matrix: quantizers, scales, clip limits, GPTQ, codes; no model."""
+"""Quantization of one weight matrix: quantizers, scales, clip limits, GPTQ and codes, without any model."""

@@ -1,8 +1,8 @@
-"""Clipping: shrinking a group's range costs its largest weights and makes every step smaller.
+"""Weight clipping: a smaller range costs a group its largest weights but makes its quantization step smaller.
 
-llm-awq searches, for every group of every output row, the best of ten symmetric shrinks of the largest absolute
-weight. The loss is the error of the group's own part of the output: with `E = Q(clip(w)) - w` and the group's
-diagonal block of `G = X^T X`, it is `E G_g E^T`, over all tokens, where llm-awq takes about 512.
+As in llm-awq, each group of each output row gets the best of ten symmetric limits, fractions of its largest absolute
+weight. The loss is the error of the group's own part of the output, `E G_g E^T`, with `E = Q(clip(w)) - w` and `G_g`
+the group's diagonal block of `G = X^T X`. It is exact over all tokens, where llm-awq samples about 512.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from torch import Tensor
 from awq_core.quantization.quantizers import quantize_groups
 
 SHRINKS = tuple(1 - i / 20 for i in range(10))
-"""1.0, 0.95 ... 0.55 of a group's largest absolute weight."""
+"""Candidate limits, as fractions of a group's largest absolute weight: 1.0, 0.95 ... 0.55."""
 
 UNCLIPPED_FAMILIES = ("q", "k", "qkv")
-"""Left alone by llm-awq: errors of queries and keys go through the softmax, and this loss does not see it."""
+"""Families that are not clipped, as in llm-awq: errors of queries and keys pass through the softmax, which the clipping
+loss ignores."""
 
 
 def search_clipping(weight: Tensor, second_moment: Tensor, bits: int, group_size: int) -> Tensor:
-    """The best limit of every group.
+    """Find the clip limit of each group that minimises the group's own output error.
 
     Args:
-        weight: `(out, in)`, scaled as it will be quantized.
-        second_moment: `(in, in)` of the inputs that reach it (divided by the same scales).
+        weight: `(out, in)`, already multiplied by the scales with which it will be quantized.
+        second_moment: `(in, in)`, `X^T X` of the inputs, already divided by the same scales.
         bits: precision.
-        group_size: weights in a group; must divide `in`.
+        group_size: weights per group; must divide `in`.
 
     Returns:
-        `(out, in / group_size)`: weights are clamped to plus and minus this. The larger limit of a tie.
+        `(out, in / group_size)`: limits on the absolute weight. A tie goes to the larger limit.
     """
     groups = weight.unflatten(-1, (-1, group_size))  # (out, groups, g)
     blocks = diagonal_blocks(second_moment, group_size)  # (groups, g, g)
@@ -48,7 +49,7 @@ def search_clipping(weight: Tensor, second_moment: Tensor, bits: int, group_size
 
 
 def clipped(weight: Tensor, limits: Tensor) -> Tensor:
-    """The weight with every group clamped to its limit.
+    """Clamp each group of a weight to plus and minus its limit.
 
     Args:
         weight: `(out, in)`.
@@ -63,7 +64,7 @@ def clipped(weight: Tensor, limits: Tensor) -> Tensor:
 
 
 def diagonal_blocks(second_moment: Tensor, group_size: int) -> Tensor:
-    """The blocks `(groups, g, g)` of `(in, in)` that groups see of themselves."""
+    """Extract the diagonal blocks `(groups, g, g)` of a second moment `(in, in)`, one per group of input channels."""
     count = len(second_moment) // group_size
     tiled = second_moment.unflatten(1, (count, group_size)).unflatten(0, (count, group_size))  # (n, g, n, g)
     return tiled.diagonal(dim1=0, dim2=2).permute(2, 0, 1)

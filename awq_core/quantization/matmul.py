@@ -1,7 +1,7 @@
-"""Matrix products on what the processor multiplies fastest.
+"""Matrix products by the fastest library for the processor.
 
-In single precision `torch.mm` calls MKL, which on processors of another maker than its own leaves half of their vector
-width unused; oneDNN, which PyTorch carries too, uses all of it. Both add in single precision, in another order.
+In single precision `torch.mm` calls MKL, which uses only half of the vector width of processors that Intel did not
+make; oneDNN, which PyTorch includes too, uses all of it. Both accumulate in single precision, in different orders.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 
 def product_with_rows(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`left @ right.T`, and a bias on top of it.
+    """Compute `left @ right.T + bias`.
 
     Args:
         left: `(..., k)`.
         right: `(n, k)`.
-        bias: `(n,)`.
+        bias: `(n,)`; None for no bias.
 
     Returns:
         `(..., n)`.
@@ -32,7 +32,7 @@ def product_with_rows(left: Tensor, right: Tensor, bias: Tensor | None = None) -
 
 
 class Products(TorchFunctionMode):
-    """Lets the linears that are called inside multiply as fast as the processor can."""
+    """Context in which linears with single-precision inputs multiply by `product_with_rows`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -43,7 +43,7 @@ class Products(TorchFunctionMode):
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16: elsewhere they are slower than single precision."""
+    """Whether the device has instructions for bfloat16 products; without them, bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,1 +1,1 @@
-"""The layer-level instruments: what every linear is fed, and what rounding it costs."""
+"""Layer-level instruments: statistics of each linear's inputs, and output errors of rounding it."""

@@ -1,6 +1,6 @@
-"""The layer-level datasets (`docs/datasets.md`), the records they are made of, and the exponents read off them.
+"""Layer-level datasets (`docs/datasets.md`), the records from which they are built, and best exponents.
 
-A block's record is plain arrays: what is kept of it once it has been measured.
+A block's records convert to plain arrays, which checkpoints store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from awq_core.measured import ALPHAS, JUDGED_BITS, SPLITS
 
 
 def channels_dataset(sites: list[Record], records: list[Record]) -> xr.Dataset:
-    """Dataset `channels`: moments of every site, and weight sizes of every linear, padded to the widest with NaN."""
+    """Build the dataset `channels`: channel moments of all sites and weight sizes of all linears.
+
+    Channels beyond a site's or linear's width are NaN.
+    """
     widest = max(len(record["weight_size"]) for record in records)
     names = list(sites[0]["values"][SPLITS[0]])
 
@@ -50,7 +53,14 @@ def channels_dataset(sites: list[Record], records: list[Record]) -> xr.Dataset:
 def errors_dataset(
     records: list[Record], quantizers: Sequence[str], bits: Sequence[int], choices: Sequence[str]
 ) -> xr.Dataset:
-    """Dataset `errors`: output errors of every linear, and what was replayed group by group."""
+    """Build the dataset `errors`: output errors of all linears, in total and by group of held-out windows.
+
+    Args:
+        records: one for each linear.
+        quantizers: quantizers of the errors.
+        bits: precisions of the errors.
+        choices: labels of the exponents whose errors are known by group.
+    """
     group_error = np.stack([r["group_error"] for r in records])
     return xr.Dataset(
         {
@@ -107,11 +117,11 @@ def _site_label(block: int, name: str) -> str:
 
 
 Record = dict[str, Any]
-"""One site's or one linear's results by name: numbers, text, arrays, or records of these."""
+"""Results of one site or one linear by name: numbers, text, arrays, or records of these."""
 
 
 def to_arrays(sites: list[Record], linears: list[Record]) -> Arrays:
-    """A block's records as arrays under names such as `linears/3/errors`; what `from_arrays` makes of them is equal."""
+    """Convert a block's records to arrays by path, such as `linears/3/errors`; `from_arrays` is the exact inverse."""
     flat: Arrays = {}
     for kind, records in (("sites", sites), ("linears", linears)):
         for index, record in enumerate(records):
@@ -120,7 +130,7 @@ def to_arrays(sites: list[Record], linears: list[Record]) -> Arrays:
 
 
 def from_arrays(arrays: Arrays) -> tuple[list[Record], list[Record]]:
-    """The records `(sites, linears)` that `to_arrays` was given."""
+    """Convert arrays of `to_arrays` back to records `(sites, linears)`."""
     found: dict[str, dict[int, Record]] = {"sites": {}, "linears": {}}
     for name, values in arrays.items():
         kind, index, *path, last = name.split("/")
@@ -140,12 +150,12 @@ def _flatten(record: Record, prefix: str, flat: Arrays) -> None:
 
 
 def best_alpha(errors: xr.Dataset, quantizer: str, bits: int) -> xr.DataArray:
-    """Each linear's exponent with the least calibration error, `(linear,)`; the smaller one of a tie."""
+    """Find each linear's exponent with the least calibration error, `(linear,)`; a tie goes to the smaller one."""
     calibration = errors["output_error"].sel(quantizer=quantizer, bits=bits, split="calibration")
     return calibration["alpha"].isel(alpha=calibration.argmin("alpha")).drop_vars("alpha")
 
 
 def constant_alpha(errors: xr.Dataset, quantizer: str, bits: int) -> float:
-    """The one exponent with the least calibration error summed over linears (design: "AWQ variants")."""
+    """Find the single exponent that minimises the calibration error summed over linears."""
     calibration = errors["output_error"].sel(quantizer=quantizer, bits=bits, split="calibration")
     return float(calibration["alpha"][int(calibration.sum("linear").argmin("alpha"))])

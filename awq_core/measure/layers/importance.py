@@ -1,4 +1,4 @@
-"""Which channels matter: importance, its concentration in the top 1%, and how that compares with chance."""
+"""Channel importance: its definition, its concentration in the top 1% of channels, and comparison with chance."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SMALLEST_WIDTH = 64
-"""Below this width the top 1% is one channel of few, and a share says nothing (design: "Terms")."""
+"""Smallest width at which shares of the top 1% are read: in a narrower input, the top 1% is one channel of few."""
 
 
 def salient_count(width: int) -> int:
-    """How many channels the top 1% are: at least one."""
+    """Number of channels in the top 1%, at least one."""
     return max(1, width // 100)
 
 
 def importance(weight_size: Array, magnitude: Array) -> Array:
-    """`I_j = mean_i |W_ij| * m_j`, `(channels,)`."""
+    """Compute channel importance `I_j = mean_i |W_ij| * m_j`, `(channels,)`.
+
+    Args:
+        weight_size: `(channels,)`, mean over output rows of abs(w).
+        magnitude: `(channels,)`, mean over tokens of abs(x).
+    """
     return weight_size * magnitude
 
 
@@ -27,7 +32,7 @@ def salient_channels(values: Array) -> NDArray[np.intp]:
 
 
 def top_share(values: Array) -> float:
-    """Share of the total that the top 1% of channels hold, 0 to 1; where all are 0, their share of the channels."""
+    """Share of the total held by the top 1% of channels, 0 to 1; if all values are 0, their share of the channels."""
     total = values.sum()
     if total <= 0:
         return salient_count(len(values)) / len(values)
@@ -35,5 +40,5 @@ def top_share(values: Array) -> float:
 
 
 def enrichment(values: Array) -> float:
-    """Share of the total held by the top 1%, over the fraction of channels that they are; 1 where all are alike."""
+    """Share of the total held by the top 1%, divided by their share of the channels; 1 if all values are equal."""
     return top_share(values) / (salient_count(len(values)) / len(values))

@@ -1,7 +1,7 @@
-"""Channel moments, pooled over all tokens exactly, in one streamed pass.
+"""Channel moments, pooled exactly over all tokens in one streamed pass.
 
-A mean of per-text kurtoses is not the kurtosis of the pooled tokens, and a sample's kurtosis is bounded by
-its size; both mistakes are common. Sums of powers in float64 pool exactly, whatever way tokens arrive.
+Two mistakes are common: averaging kurtoses of texts, which is not the kurtosis of the pooled tokens, and estimating
+kurtosis from few tokens, whose number bounds it. Sums of powers in float64 pool tokens exactly, in any order.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 1_000_000
-"""Size of the values whose powers are formed at once: they stay in a processor's cache."""
+"""Largest chunk of values whose powers are computed together, in bytes, so that they stay in the processor's cache."""
 
 
 class MeasurementError(Exception):
-    """Measuring gave something that no verdict may rest on, such as an infinite activation."""
+    """Error for a measurement on which no verdict may rest, such as an infinite activation."""
 
 
 class ChannelMoments:
-    """Power sums of every channel of one input site, kept apart for each group of tokens.
+    """Power sums of every channel of one input site, by group of tokens.
+
+    The sums are of powers of `x - shift`, where `shift` is the first batch's mean, so that a large mean does not cancel
+    the variance.
 
     Args:
-        width: channels.
-        groups: groups of tokens that can be pooled or left out later.
-        device: where the inputs live.
-        may_be_empty: without tokens every moment is 0, where it would be an error: an expert of a mixture may be
-            chosen by no token, or by those of one group alone.
-        powers: dtype in which one batch's powers are formed and summed; batches are always added in float64.
-
-    The sums are about a shift (the first batch's mean), so that a large mean does not cancel the variance away.
+        width: number of channels.
+        groups: number of groups of tokens, which are pooled or left out later.
+        device: device of the inputs.
+        may_be_empty: whether all moments are 0 without tokens, instead of an error: an expert of a mixture may receive
+            no token, or tokens of one group only.
+        powers: dtype in which one batch's powers are computed and summed; batches are always added in float64.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ChannelMoments:
     ) -> None:
         self.may_be_empty = may_be_empty
         self.powers = powers
-        # MPS has no float64; every other device that torch knows has.
+        # MPS is the only device of torch without float64.
         self.counts = torch.zeros(groups, dtype=torch.float64, device=device)
         self.power_sums = torch.zeros(groups, 4, width, dtype=torch.float64, device=device)  # of (x - shift)^k
         self.absolute_sums = torch.zeros(groups, width, dtype=torch.float64, device=device)
@@ -54,7 +55,7 @@ class ChannelMoments:
 
         Args:
             inputs: `(tokens, width)`, any floating dtype.
-            group: which group they belong to.
+            group: index of the group of the tokens.
 
         Raises:
             MeasurementError: if any value is NaN or infinite.
@@ -70,7 +71,7 @@ class ChannelMoments:
             bad = int((~torch.isfinite(x)).any(dim=0).sum())
             raise MeasurementError(f"NaN or infinite activations in {bad} of {x.shape[1]} channels")
         if self.shift is None:
-            self.shift = (total / len(x)).to(torch.float64)  # exact: what is subtracted is what is kept
+            self.shift = (total / len(x)).to(torch.float64)  # float64 holds it exactly
         self.counts[group] += len(x)
         absolute = x.abs()
         self.absolute_sums[group] += absolute.sum(dim=0)
@@ -83,7 +84,7 @@ class ChannelMoments:
                 power *= centred
 
     def magnitude(self, without: int | None = None) -> Tensor:
-        """Mean over tokens of abs(x), `(width,)`; optionally with one group left out."""
+        """Mean over tokens of abs(x), `(width,)`, optionally with one group left out."""
         return self._pool(self.absolute_sums, without) / self._count(without)
 
     def mean(self) -> Tensor:
@@ -91,13 +92,13 @@ class ChannelMoments:
         return self._shift() + self._pool(self.power_sums, None)[0] / self._count(None)
 
     def variance(self) -> Tensor:
-        """Population variance, `(width,)`."""
+        """Population variance over tokens, `(width,)`."""
         return self._central(None)[0]
 
     def excess_kurtosis(self, without: int | None = None) -> Tensor:
-        """`E[(x - mu)^4] / sigma^4 - 3`, `(width,)`: 0 for a Gaussian, and by convention for a constant channel."""
+        """Excess kurtosis `E[(x - mu)^4] / sigma^4 - 3`, `(width,)`; 0 for a constant channel, by convention."""
         variance, fourth = self._central(without)
-        # A channel whose spread is rounding noise about its mean has no tails to speak of.
+        # If a channel varies only by rounding noise, its kurtosis is meaningless.
         floor = (1e-12 * (self._shift().abs() + variance.sqrt())) ** 2
         alive = variance > floor
         safe = torch.where(alive, variance, torch.ones_like(variance))

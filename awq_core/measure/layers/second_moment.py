@@ -1,11 +1,12 @@
-"""The second moment `G = X^T X` of an input site, gathered and multiplied at about half the operations.
+"""Second moment `G = X^T X` of an input site, accumulated and multiplied with about half of the operations.
 
-`G` is symmetric, so the column blocks of its lower triangle are all there is to know, and
+`G` is symmetric, so the blocks of its lower triangle suffice, and
 
     e_r = sum_J  E_rJ . (2 G_J,<J E_r,<J + G_JJ E_rJ)        for row r of E = W^ - W
 
-is the exact squared output of one row. In single precision, what channels add together is multiplied in bfloat16 where
-the processor has instructions for it, twice as fast: the rounding errors of many terms average out.
+is the exact squared output of one row. If the arithmetic is single precision and the processor has instructions for
+bfloat16, the off-diagonal terms are multiplied in bfloat16, twice as fast: the rounding errors of many terms average
+out.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from torch import Tensor
 from awq_core.quantization.matmul import multiplies_bfloat16, product_with_rows
 
 BLOCK_COLUMNS = 192
-"""About how wide a column block is: narrower ones save more of the square, and each product gets less efficient."""
+"""Approximate width of a block of columns: narrower blocks save more of the square but make products less efficient."""
 
 HEAVY_SHARE = 1 / 16
-"""A row in which channels add together more than this share of its candidate's errors is multiplied exactly: where few
-terms weigh so much, or cancel, their rounding errors (2^-8 of them at most) would not average out."""
+"""Share of a candidate's total error: a row whose off-diagonal terms exceed it is recomputed without bfloat16, because
+in a few large or cancelling terms the rounding errors (at most 2^-8 of each) would not average out."""
 
 
 TOKENS_AT_ONCE = 2048
-"""Tokens that are multiplied at once: fewer make a product inefficient, and more only take memory."""
+"""Tokens per product: fewer make it inefficient, more only take memory."""
 
 
 class SecondMoment:
-    """`G` of one input site.
+    """Second moment `G` of one input site.
 
     Args:
-        width: channels.
+        width: number of channels.
         arithmetic: dtype of products and sums.
-        device: where the inputs live.
+        device: device of the inputs.
 
     Attributes:
-        blocks: the column blocks.
-        bfloat16: whether products are made in bfloat16.
+        blocks: blocks of columns, as slices.
+        bfloat16: whether off-diagonal terms of row errors are multiplied in bfloat16.
     """
 
     def __init__(self, width: int, arithmetic: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -74,15 +75,15 @@ class SecondMoment:
 
     @property
     def _triangle(self) -> list[Tensor]:
-        """Sums over all tokens: rows of block J, columns up to J's end."""
+        """Lower triangle of `G` over all tokens so far: for each block J, its rows and the columns up to J's end."""
         self._add_waiting()
         return self._summed
 
     def row_errors(self, rows: Tensor) -> Tensor:
-        """`e_r = E_r G E_r^T` of every row.
+        """Compute `e_r = E_r G E_r^T` for every row of E.
 
         Args:
-            rows: `(width, ..., rows)`, E transposed, of one candidate or of several, in `arithmetic`.
+            rows: `(width, ..., rows)`, E transposed, for one or several candidates, in `arithmetic`.
 
         Returns:
             `(..., rows)`, in squared output units, summed over tokens.
@@ -109,7 +110,7 @@ class SecondMoment:
         return errors
 
     def _factors(self, *, bfloat16: bool) -> list[Tensor]:
-        """By block `[2 G_J,<J, G_JJ]`, `(b, up to J's end)`; in bfloat16 without the diagonal."""
+        """Build `[2 G_J,<J, G_JJ]`, `(b, up to J's end)`, for each block J; in bfloat16 without the diagonal."""
         if bfloat16 not in self._known_factors:
             factors = self._known_factors[bfloat16] = []
             for block, total in zip(self.blocks, self._triangle, strict=True):
@@ -125,7 +126,7 @@ class SecondMoment:
         return torch.cat([t[:, block].diagonal() for block, t in zip(self.blocks, self._triangle, strict=True)])
 
     def matrix(self) -> Tensor:
-        """`G` in full, `(width, width)`."""
+        """Build the full matrix `G`, `(width, width)`."""
         full = self._triangle[0].new_zeros(self.width, self.width)
         for block, total in zip(self.blocks, self._triangle, strict=True):
             full[block, : block.stop] = total

@@ -1,7 +1,7 @@
-"""What one block's input sites are fed: channel moments, second moments and outliers, split by split.
+"""Statistics of the inputs of one block's sites: channel moments, second moments and outliers, by split.
 
-Outliers lie beyond six pooled standard deviations, which are known only when a split has been passed over. Its tokens
-are kept until then where they fit into `KEPT_BYTES`; else the block is run once more.
+Outliers lie beyond six pooled standard deviations, which are known only after a pass over the whole split. The tokens
+stay in memory until then if they fit into `KEPT_BYTES`; otherwise the block is run again.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measured import SPLITS
 
 OUTLIER_SIGMA = 6.0
+"""Number of standard deviations beyond which a value is an outlier."""
 
 KEPT_BYTES = 2**30
-"""Most memory for the tokens of one split at all sites of a block."""
+"""Largest size of one split's inputs at all sites of a block that stay in memory, in bytes."""
 
 Batch = tuple[int, dict[str, Tensor]]
-"""A group of windows, and the inputs `(tokens, width)` of every site."""
+"""Index of a group of windows, and the inputs `(tokens, width)` of every site."""
 
 
 @dataclass
 class SiteInputs:
-    """One input site of one block.
+    """Statistics of the inputs of one site.
 
     Attributes:
-        role: where it stands.
-        moments: by split.
-        second_moments: by split.
-        outliers: by split, how many values of each channel lie beyond six standard deviations, `(width,)`.
+        role: position of the site in the block.
+        moments: channel moments by split.
+        second_moments: second moments by split.
+        outliers: number of values of each channel beyond `OUTLIER_SIGMA` standard deviations, `(width,)`, by split.
     """
 
     role: Role
@@ -45,14 +46,20 @@ class SiteInputs:
 
 
 class BlockSites:
-    """All input sites of one block.
+    """Statistics of the inputs of all sites of one block, measured on construction.
 
     Args:
-        source: has begun the block.
+        source: source in which the block has begun.
         block: index of the block.
-        linears: of the block.
-        groups: groups of held-out windows.
+        linears: linears of the block.
+        groups: number of groups of held-out windows.
         arithmetic: dtype of products and sums.
+
+    Attributes:
+        sites: statistics by name of the site.
+
+    Raises:
+        MeasurementError: if an activation is NaN or infinite.
     """
 
     def __init__(
@@ -81,13 +88,13 @@ class BlockSites:
                 },
                 {split: SecondMoment(width, arithmetic, device) for split in SPLITS},
             )
-        for split in SPLITS:  # what judges comes last: its tokens are asked for again
+        for split in SPLITS:  # held-out last, because its tokens are read again
             self._kept = []
             self._gather(split)
             self._count_outliers(split)
 
     def heldout(self) -> Iterable[Batch]:
-        """The held-out tokens once more."""
+        """Iterate over the held-out batches again."""
         return self._again("heldout")
 
     def _gather(self, split: str) -> None:
@@ -107,7 +114,7 @@ class BlockSites:
         yield from self._source.passes(self._block, split) if self._kept is None else self._kept
 
     def _count_outliers(self, split: str) -> None:
-        limits = {}  # of sites that have any
+        limits = {}  # of sites that have outliers
         for name, site in self.sites.items():
             moments = site.moments[split]
             site.outliers[split] = torch.zeros_like(moments.max_abs)

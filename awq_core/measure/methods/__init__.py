@@ -1,1 +1,1 @@
-"""The methods: how each calibrates a block and rounds it, and the losses that follow."""
+"""Quantization methods: how each calibrates and rounds a block, and the losses that result."""

@@ -1,17 +1,18 @@
-"""Racing exponents on a sample of the calibration tokens, until nothing worth a token is left to gain.
+"""Race of exponents on samples of the calibration tokens, until more tokens could gain little.
 
-Candidates are tried on the same tokens, few at first. What more tokens could still gain is the expected regret: with
-`d` the mean by which a candidate is behind the best so far and `s` that mean's standard error over what is untried,
+All candidates are tried on the same tokens, few at first. The gain that more tokens could bring is the expected regret
+of choosing the best candidate so far. If another candidate's mean loss is larger by `d`, with standard error `s` due to
+the tokens not tried, it is
 
     E[max(0, -d)] = s ((v + z^2) / (v - 1) p(z) - z P(T > z)),   z = d / s,
 
-for Student's t with v degrees of freedom and density p. A candidate whose regret is negligible is dropped; the search
-stops when the regrets of all that are left sum to less than `REGRET` of the best loss, and one beyond `LARGEST_REGRET`
-is unlikely (`CHANCE`). An exhaustive search spends most of its tokens on candidates that a few of them rule out, and
-the rest on near-ties, which are not worth one.
+for Student's t with v degrees of freedom and density p. A candidate with a negligible regret is dropped. The race stops
+when the regrets of the remaining candidates sum to less than `REGRET` of the best loss and each is unlikely (`CHANCE`)
+to exceed `LARGEST_REGRET`. An exhaustive search spends most tokens on candidates that a few tokens rule out, and the
+others on near-ties, whose regret is negligible.
 
-A few tokens may hold most of a loss (massive activations): those with the largest outputs are all tried, in the first
-round, and the others stand for themselves.
+A few tokens may dominate a loss (massive activations). The tokens with the largest outputs are therefore all tried, in
+the first round, and sampling errors come from the other tokens alone.
 """
 
 from __future__ import annotations
@@ -26,37 +27,39 @@ from scipy import stats
 from awq_core.measure.layers.racing import spread_order
 
 REGRET = 1e-3
-"""Expected regret at which a search stops, as a share of the best loss."""
+"""Largest sum of expected regrets at which a race stops, as a share of the best loss."""
 
 LARGEST_REGRET = 4e-3
-"""A regret beyond this share is unlikely when a search stops."""
+"""Regret that is unlikely to be exceeded when a race stops, as a share of the best loss."""
 
 CHANCE = 0.01
-"""Probability of a larger regret at which a search stops, for each candidate that is left."""
+"""Largest probability, for each remaining candidate, of a regret above `LARGEST_REGRET` when a race stops."""
 
 FEWEST_DEGREES = 7
-"""Degrees of freedom before anything is dropped: fewer say too little about the spread."""
+"""Smallest number of degrees of freedom at which a candidate is dropped: with fewer, its spread is too uncertain."""
 
 FIRST_SEQUENCES = 16
-"""Sequences of the first round, where a case is a sequence; doubled until all are looked at, then the places are."""
+"""Sequences in the first round, if a case is a sequence. They are doubled from round to round, and then the positions
+of each."""
 
 FIRST_PLACES = 32
-"""Tokens of each: keys and values of the whole sequence cost the same, however few queries there are."""
+"""Tokens of each sequence in the first round: keys and values of the whole sequence are needed for any number of
+queries."""
 
 FIRST_TOKENS = 256
-"""Tokens of the first round, where a case is a token; the second has four times as many, as with 64 sequences."""
+"""Tokens in the first round, if a case is a token; the second round brings them to four times as many."""
 
 LARGEST_TOKENS = 128
-"""Tokens of the first round that are chosen for having the largest outputs."""
+"""Number of tokens in the first round that are chosen because they have the largest outputs."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens that a round tries, of some cases (sequences, or single tokens).
+    """Tokens that a round tries, from some cases (sequences or single tokens).
 
     Attributes:
-        cases: `(n,)` indices of the cases.
-        places: `(n, p)`, which tokens of each.
+        cases: `(n,)`, indices of the cases.
+        places: `(n, p)`, positions of the tokens in each case.
     """
 
     cases: np.ndarray
@@ -64,13 +67,13 @@ class Sample:
 
 
 class Losses(Protocol):
-    """A group's losses under its candidates.
+    """Function that measures losses of candidates on samples of tokens.
 
     Attributes:
-        candidates: how many there are.
-        cases: how many the tokens make.
-        tokens: in each case.
-        size: `(cases,)` squared outputs (of a linear, inputs), where a case is a token; None elsewhere.
+        candidates: number of candidates.
+        cases: number of cases into which the tokens are divided.
+        tokens: number of tokens in each case.
+        size: `(cases,)`, squared outputs (for a linear, squared inputs) if a case is a token; else None.
     """
 
     candidates: int
@@ -79,22 +82,22 @@ class Losses(Protocol):
 
     @property
     def size(self) -> np.ndarray | None:
-        """Squared outputs by case."""
+        """Squared outputs by case, `(cases,)`, or None."""
         ...
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
-        """Losses `(k, n, p)` of candidates `(k,)` at the sample's tokens."""
+        """Measure losses `(k, n, p)` of candidates `left`, `(k,)` indices, on the sample's tokens."""
         ...
 
 
 @dataclass(frozen=True)
 class Race:
-    """How a race went.
+    """Result of a race.
 
     Attributes:
-        winner: index of the winner; the lowest of a tie.
-        losses: `(candidates,)`, mean loss as estimated from what each was tried on.
-        tried: `(candidates,)`, share of the tokens that each was tried on.
+        winner: index of the winner; a tie goes to the lowest index.
+        losses: `(candidates,)`, mean losses, estimated from the tokens on which each candidate was tried.
+        tried: `(candidates,)`, share of the tokens on which each candidate was tried.
     """
 
     winner: int
@@ -106,8 +109,8 @@ def race(losses: Losses, *, exhaustive: bool = False) -> Race:
     """Find the candidate with the least mean loss.
 
     Args:
-        losses: of the candidates.
-        exhaustive: try every candidate on every token.
+        losses: measures the candidates' losses.
+        exhaustive: whether to try every candidate on every token.
 
     Raises:
         FloatingPointError: if a loss is NaN or infinite.
@@ -137,12 +140,15 @@ def race(losses: Losses, *, exhaustive: bool = False) -> Race:
 
 
 def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean losses over all tokens, standard errors of their distances to the best, degrees of freedom, `(k,)` each.
+    """Estimate mean losses over all tokens from the tokens tried so far.
 
     Args:
-        found: losses `(k, cases, tokens)`, 0 where not seen.
-        seen: `(cases, tokens)`.
-        largest: `(cases,)`, those that are tried in full whatever the sample.
+        found: `(k, cases, tokens)`, losses, 0 where not tried.
+        seen: `(cases, tokens)`, whether each token has been tried.
+        largest: `(cases,)`, whether each case has one of the largest outputs, and is no part of the random sample.
+
+    Returns:
+        Mean losses, standard errors of their differences from the best one's, and degrees of freedom, `(k,)` each.
     """
     certain = found[:, largest].sum(axis=(1, 2))
     found, seen = found[:, ~largest], seen[~largest]
@@ -150,16 +156,16 @@ def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tupl
     found, counts = found[:, cases], seen[cases].sum(axis=1)
     of_case = found.sum(axis=2) / counts  # (k, n)
     sampled = of_case.mean(axis=1)
-    share = len(seen) / len(largest)  # of the tokens that are sampled
+    share = len(seen) / len(largest)  # of the tokens that are subject to sampling
     means = share * sampled + certain / (len(largest) * seen.shape[1])
     best = int(np.argmin(means))
-    if seen.shape[1] > 1 and cases.all():  # tokens are sampled within every sequence
+    if seen.shape[1] > 1 and cases.all():  # every sequence is sampled
         behind = np.where(seen, found - found[best], 0.0)
         centred = np.where(seen, behind - (behind.sum(axis=2) / counts)[:, :, None], 0.0)
         freedom = np.maximum(counts - 1, 1)
         of_sequence = (centred**2).sum(axis=2) / freedom / counts  # (k, n), squared errors of the sequences' means
         variance = of_sequence.mean(axis=1) / len(counts)
-        # Welch-Satterthwaite: a sequence that holds most of the variance counts by its own places alone.
+        # Welch-Satterthwaite: if one sequence has most of the variance, its own number of tokens counts.
         spread = (of_sequence**2 / freedom).sum(axis=1)
         degrees = np.where(spread > 0, of_sequence.sum(axis=1) ** 2 / np.where(spread > 0, spread, 1), freedom.sum())
     else:
@@ -173,16 +179,16 @@ def _estimates(found: np.ndarray, seen: np.ndarray, largest: np.ndarray) -> tupl
 def survivors(
     means: np.ndarray, errors: np.ndarray, degrees: np.ndarray, spent: float = 0.0
 ) -> tuple[np.ndarray, float]:
-    """Drop candidates from which too little is left to gain; all but the best where that holds of them together.
+    """Drop candidates with a negligible expected regret, and all but the best if the race can stop.
 
     Args:
-        means: `(k,)` losses of the candidates in the race.
-        errors: `(k,)` standard errors of their distances to the best one's.
-        degrees: `(k,)` degrees of freedom behind these.
-        spent: expected regrets of those dropped before, summed.
+        means: `(k,)`, mean losses of the candidates in the race.
+        errors: `(k,)`, standard errors of their differences from the best one's.
+        degrees: `(k,)`, degrees of freedom of these standard errors.
+        spent: sum of the expected regrets of candidates dropped before.
 
     Returns:
-        Indices into the candidates given of those that go on, and what is spent then.
+        Indices of the candidates that stay, and the new sum of the expected regrets of dropped candidates.
     """
     best = int(np.argmin(means))
     others = np.arange(len(means)) != best
@@ -194,19 +200,22 @@ def survivors(
     enough = spent + regret[others].sum() <= REGRET * means[best] and (beyond[others] <= CHANCE).all()
     if enough and not uncertain[others].any():
         return np.array([best]), spent
-    # No round spends more than what those before left of half of the allowance.
+    # All rounds together spend at most half of the allowed regret on dropped candidates.
     allowance = max(0.0, REGRET * means[best] / 2 - spent) / len(means)
     staying = (regret > allowance) | (beyond > CHANCE / 10) | uncertain | ~others
     return np.flatnonzero(staying), spent + float(regret[~staying].sum())
 
 
 def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Compute what choosing the best so far is expected to lose against each candidate, `(k,)`; see above.
+    """Compute the expected regret of choosing the best candidate so far instead of each other one (formula above).
 
     Args:
-        distance: `(k,)`, how far each is behind the best.
-        errors: `(k,)` standard errors of these distances; 0 where they are known.
-        degrees: `(k,)` degrees of freedom behind these.
+        distance: `(k,)`, differences of mean losses from the best one's.
+        errors: `(k,)`, standard errors of these differences; 0 if they are exact.
+        degrees: `(k,)`, degrees of freedom of these standard errors.
+
+    Returns:
+        `(k,)`, in units of the loss.
     """
     safe = np.where(errors > 0, errors, 1.0)
     z = distance / safe
@@ -216,9 +225,9 @@ def expected_regret(distance: np.ndarray, errors: np.ndarray, degrees: np.ndarra
 
 
 def _samples(cases: int, tokens: int, largest: np.ndarray) -> Iterator[Sample]:
-    """Samples without a token twice: a few hundred, then 1,000 to 2,000 in all spread over all sequences, then doubled.
+    """Yield disjoint samples of tokens: a few hundred, then 1,000 to 2,000 in all over all sequences, then doubled.
 
-    Every sequence has places of its own, or what is peculiar to one place (the first, say) would count in all of them.
+    Positions differ between sequences, because otherwise a peculiar position (the first, say) would be in all or none.
     """
     if tokens == 1:
         spread = spread_order(cases)

@@ -1,4 +1,4 @@
-"""What reaches an opened block's input sites and inspected modules on one text set, in full precision."""
+"""Inputs of an opened block's sites and inspected modules on one text set, in full precision."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from awq_core.measure.layers.second_moment import SecondMoment
 from awq_core.measure.methods.trials import output_of
 
 CHUNK_ELEMENTS = 500_000
-"""Values whose magnitudes are formed at once: what stays in a processor's cache."""
+"""Largest number of values whose magnitudes are computed together, so that they stay in the processor's cache."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments."""
+"""Positional and keyword arguments of a module's call."""
 
 
 class BlockInputs:
-    """One pass of a text set over an opened block, and what calibrating needs of it.
+    """Inputs recorded in one pass of a text set over an opened block, for calibration.
 
     Args:
-        stream: has reached the block and begun it.
+        stream: stream that has begun the block.
         block: index of the block.
-        text_set: which of the stream's splits.
+        text_set: split of the stream.
         arithmetic: dtype of the second moments.
-        calls: also keep the calls of inspected modules, as scale searches need, every token, and the block's outputs;
-            without, second moments are all that is gathered.
+        calls: whether to store the inputs of all sites, the calls of inspected modules and the block's outputs, as
+            scale searches need them; otherwise only second moments are gathered.
 
     Attributes:
-        architecture: of the model.
-        tokens: by site, how many reached it.
-        sites: by site, its inputs `(tokens, width)`, where they are kept.
-        calls: by path of an inspected module that is no linear, its calls in order.
-        output_size: by the same, the squared output of every token, `(tokens,)`.
-        seconds: wall-clock time of the second moments that were gathered in passing, where no inputs are kept.
+        architecture: architecture of the model.
+        module: module of the block.
+        tokens: number of tokens by site.
+        sites: inputs `(tokens, width)` by site; empty without `calls`.
+        calls: calls in order, by path of each inspected module that is not a linear.
+        output_size: squared output of each token, `(tokens,)`, by path of each inspected module that is not a linear.
+        seconds: wall-clock time of gathering second moments during the pass; 0 with `calls`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class BlockInputs:
     def magnitude(self, fold: Fold) -> Tensor:
         """Mean of abs(x) over the tokens of all sites that share a fold's scale, `(width,)`, float64.
 
-        Experts of a mixture each see some of the tokens; pooled, they see each token as often as every other.
+        Each expert of a mixture sees some of the tokens; over all experts, every token counts equally often.
         """
         return self._mean_size(fold.sites)
 
@@ -95,13 +96,13 @@ class BlockInputs:
         return torch.stack(parts).sum(dim=0) / max(tokens, 1)
 
     def second_moment(self, site: str) -> SecondMoment:
-        """`G = X^T X` of a site, gathered when it is first asked for."""
+        """Second moment `G = X^T X` of a site, computed on first use."""
         if site not in self._moments:
             self._add(site, self.sites[site])
         return self._moments[site]
 
     def _add(self, site: str, x: Tensor) -> None:
-        """Add tokens `(tokens, width)` to a site's second moment; an expert may see none."""
+        """Add tokens `(tokens, width)` to a site's second moment; there may be none for an expert."""
         if site not in self._moments:
             self._moments[site] = SecondMoment(x.shape[1], self._arithmetic, x.device)
         if len(x):
@@ -109,7 +110,7 @@ class BlockInputs:
 
 
 def clock(device: torch.device) -> float:
-    """Read the clock, in seconds, when the device has done all that it was given."""
+    """Read the clock, in seconds, after waiting for the device's pending work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

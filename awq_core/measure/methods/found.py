@@ -1,4 +1,4 @@
-"""What a search found of one block, as plain arrays and back."""
+"""Results of a search in one block, and their conversion to plain arrays and back."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from awq_core.quantization.codes import CodedWeight
 
 @dataclass
 class Found:
-    """What one method's search found of one block, at one precision, on one text set.
+    """Results of one method's search in one block, at one precision, on one text set.
 
     Attributes:
-        scales: of the groups that fold.
-        sites: a scale `(width,)` by site, where every site has one.
+        scales: scales of the groups that fold.
+        sites: scales `(width,)` by site, for a method with scales at every site.
         limits: clip limits `(out, groups)` by linear.
-        weights: by linear, as codes.
-        seconds: wall-clock time of the search.
-        operations: floating-point operations of the published search's matrix products, by count: of AWQ's every
-            exponent on every token, of GPTQ's second moments too.
+        weights: quantized weights as codes, by linear.
+        seconds: wall-clock time of the search, in seconds.
+        operations: number of floating-point operations in the matrix products of the published search: for AWQ with
+            every exponent on every token, for GPTQ including second moments.
     """
 
     scales: list[FoundScale] = field(default_factory=list)
@@ -38,9 +38,9 @@ class Found:
 
 
 def to_arrays(found: Found) -> Arrays:
-    """Plain arrays, from which `from_arrays` has it back to the last bit.
+    """Convert results to plain arrays, from which `from_arrays` restores them bit for bit.
 
-    Names are paths, such as `scales/mlp_in/alpha`; an array of text at a path says what is below it.
+    Names are paths, such as `scales/mlp_in/alpha`; an array of text at a path lists the names below it.
     """
     arrays: Arrays = {"seconds": np.array(found.seconds), "operations": np.array(found.operations, dtype=np.int64)}
     arrays["scales"] = _names(entry.fold.name for entry in found.scales)
@@ -64,13 +64,13 @@ def to_arrays(found: Found) -> Arrays:
 
 
 def from_arrays(arrays: Arrays, architecture: Architecture, block: int, device: torch.device | str = "cpu") -> Found:
-    """What `to_arrays` was given.
+    """Restore results from plain arrays.
 
     Args:
-        arrays: from `to_arrays`.
-        architecture: of the model.
+        arrays: arrays from `to_arrays`.
+        architecture: architecture of the model.
         block: index of the block.
-        device: of the block's weights.
+        device: device of scales and limits; codes stay in host memory.
     """
     folds = {fold.name: fold for fold in architecture.folds}
     found = Found(seconds=float(arrays["seconds"]), operations=int(arrays["operations"]))
@@ -103,7 +103,7 @@ def _names(names: Iterable[str]) -> np.ndarray:
 
 
 def _write(arrays: Arrays, path: str, tensor: Tensor) -> None:
-    """numpy has no bfloat16: its bits are written as whole numbers, and the dtype beside them."""
+    """Write a tensor and its dtype; bfloat16, which numpy lacks, is written as 16-bit integers."""
     plain = tensor.detach().cpu().contiguous()
     arrays[path] = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
     arrays[f"{path}/dtype"] = np.array(str(tensor.dtype))

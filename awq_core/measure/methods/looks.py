@@ -1,9 +1,9 @@
-"""Looks: where scoring every held-out window is long, windows are scored in portions that are registered beforehand.
+"""Interim looks: held-out windows are scored in portions that are registered beforehand, to save time.
 
-Windows are paired, so few of them decide what is clear. After each look whoever asks (never this package, which knows
-no threshold) says under which strategies the next portion is still needed; what is decided is scored no further. How
-many windows a look has, and in which order windows come, is fixed by counts alone before anything is scored: never by
-a clock, nor by a result. With K looks each one's interval is at level `1 - 0.05 / K` (`docs/report.md`).
+Windows are paired, so a few of them decide clear cases. After each look the caller (never this package, which knows no
+threshold) says for which strategies the next portion is still needed; the others are not scored further. The number of
+windows of each look and their order are fixed by counts before anything is scored, never by a clock or a result. With K
+looks the interval of each is at level `1 - 0.05 / K` (`docs/report.md`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import xarray as xr
 from awq_core.measure.layers.racing import spread_order
 
 FIRST_WINDOWS = 16
-"""Windows of the first look: the fewest with which the intervals' coverage holds for skewed losses, by simulation
-(`tests/test_looks_coverage.py`)."""
+"""Number of windows of the first look: the fewest for which the intervals' coverage holds with skewed losses, by
+simulation (`tests/test_looks_coverage.py`)."""
 
 GROWTH = 2
-"""Each look has so many times as many windows behind it as the look before."""
+"""Ratio of a look's cumulative number of windows to the previous look's."""
 
 WORTH_A_LOOK = 1.5
-"""The last look has at least so many times the windows of the one before: every look widens all intervals."""
+"""Smallest ratio of the last look's windows to the previous look's: every look widens the intervals of all looks."""
 
 
 @dataclass(frozen=True)
 class Looks:
-    """The registered looks of one model.
+    """Registered looks of one model.
 
     Attributes:
-        windows: how many windows lie behind each look, ascending.
-        available: held-out windows that there are.
-        operations: counted floating-point operations of scoring every strategy on all of them.
-        most: the last look is one whose operations, were every strategy scored at it, are at most these; None: all.
+        windows: cumulative number of windows at each look, ascending.
+        available: number of held-out windows.
+        operations: number of floating-point operations of scoring every strategy on all available windows.
+        most: largest number of operations of scoring every strategy up to the last look; None for no limit.
     """
 
     windows: tuple[int, ...]
@@ -46,11 +46,11 @@ class Looks:
 
     @property
     def count(self) -> int:
-        """How many looks were registered."""
+        """Number of registered looks."""
         return len(self.windows)
 
     def window_look(self) -> np.ndarray:
-        """At which look each window is scored first, `(available,)`; `count` for those that no look has."""
+        """Index of the look at which each window is first scored, `(available,)`; `count` if at none."""
         look = np.full(self.available, self.count)
         for index in reversed(range(self.count)):
             look[self.order[: self.windows[index]]] = index
@@ -58,21 +58,28 @@ class Looks:
 
     @property
     def order(self) -> np.ndarray:
-        """The windows in the order in which they are scored: any first few lie spread over the text."""
+        """Indices of windows in the order of scoring, in which any first few are spread over the text."""
         return spread_order(self.available)
 
     def new_windows(self, look: int) -> np.ndarray:
-        """Indices of the windows that a look adds to the one before."""
+        """Indices of the windows that a look adds to the previous one."""
         return self.order[self.windows[look - 1] if look else 0 : self.windows[look]]
 
     def as_dict(self) -> dict[str, object]:
-        """The rule in plain values, for the record."""
+        """Convert to plain values, with the rule in words, for the record."""
         rule = "one look" if self.count == 1 else "looks at doubled windows, Bonferroni over the looks"
         return {"rule": rule, "count": self.count, "level": 1 - 0.05 / self.count, **asdict(self)}
 
 
 def registered_looks(windows: int, operations: int, most: int | None) -> Looks:
-    """The looks at so many windows; all arguments as in `Looks`."""
+    """Register the looks at held-out windows.
+
+    Args:
+        windows: number of held-out windows.
+        operations: number of operations of scoring every strategy on all windows.
+        most: largest number of operations of scoring every strategy up to the last look; None for no limit. The first
+            look is taken in any case.
+    """
     last = windows
     if most is not None:
         last = min(windows, max(FIRST_WINDOWS, windows * most // max(1, operations)))
@@ -85,11 +92,11 @@ def registered_looks(windows: int, operations: int, most: int | None) -> Looks:
 
 
 class NotScoredError(LookupError):
-    """Something was read that has not been scored.
+    """Error for reading scores that have not been measured.
 
     Attributes:
-        strategies: which strategies are missing.
-        look: at which look.
+        strategies: names of the strategies that lack scores.
+        look: index of the look at which they lack them.
     """
 
     def __init__(self, strategies: Sequence[str], look: int) -> None:
@@ -99,14 +106,14 @@ class NotScoredError(LookupError):
 
 
 def count_of(losses: xr.Dataset | None) -> int:
-    """How many looks were registered for these losses."""
+    """Number of looks that were registered for losses; 1 if there are none."""
     if losses is None or "looks" not in losses.attrs:
         return 1
     return int(json.loads(losses.attrs["looks"])["count"])
 
 
 def at_look(losses: xr.Dataset, look: int) -> xr.Dataset:
-    """The losses as they stand at one look, from 0: the windows of it and of those before."""
+    """Select the losses at a look (from 0): those on its windows and on the windows of earlier looks."""
     if "looks" not in losses.attrs:
         return losses
     kept = np.flatnonzero(losses["window_look"].values <= look)
@@ -114,17 +121,22 @@ def at_look(losses: xr.Dataset, look: int) -> xr.Dataset:
 
 
 def is_last(losses: xr.Dataset | None) -> bool:
-    """Whether no look comes after this one; losses that were not cut to a look are at their last."""
+    """Whether losses are at the last look; losses that were not cut to a look are."""
     return losses is None or int(losses.attrs.get("look", count_of(losses) - 1)) == count_of(losses) - 1
 
 
 def on_common_windows(losses: xr.Dataset, strategies: Sequence[str], variable: str) -> list[np.ndarray]:
-    """What several strategies have on the windows that all of them were scored on, `[windows]` each.
+    """Select values of several strategies on the windows on which all of them were scored, `[windows]` each.
+
+    Args:
+        losses: dataset `losses`, possibly cut to a look.
+        strategies: names of strategies.
+        variable: name of the variable.
 
     Raises:
-        NotScoredError: where the losses are those of one look and a strategy was not scored on all of its windows;
-            or, of all looks together, where the strategies have no window in common.
-        KeyError: for a strategy that single-look losses do not have.
+        NotScoredError: if losses are cut to a look and a strategy was not scored on all of its windows, or if they are
+            not and the strategies have no window in common.
+        KeyError: if losses without looks lack a strategy.
     """
     if "looks" not in losses.attrs:
         return [losses[variable].sel(strategy=name).values for name in strategies]

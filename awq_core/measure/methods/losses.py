@@ -1,7 +1,7 @@
-"""Window losses, and divergences from full precision, from what reaches the language-model head.
+"""Window losses, and divergences from full precision, computed from the inputs of the language-model head.
 
-Windows do not overlap, and each is scored alone: the convention of llm-awq's WikiText-2 perplexity, which is exp of the
-mean window loss.
+Windows do not overlap, and each is scored alone, as in llm-awq's WikiText-2 perplexity, the exponential of the mean
+window loss.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from awq_core.architectures.block_stream import Blocks
 from awq_core.quantization.matmul import Products
 
 LOGIT_ELEMENTS = 12_000_000
-"""Logits made at once: a large vocabulary is scored a few tokens at a time."""
+"""Largest number of logits in memory at once; with a large vocabulary, few tokens are scored at a time."""
 
 ROW_ELEMENTS = 1_000_000
-"""Logits turned into probabilities and compared at once on a CPU: as much as its caches hold. With 152k
-tokens in the vocabulary this takes a third of the time of going over all logits for every operation."""
+"""Largest number of logits that are compared together on a CPU, so that they stay in its caches. With a vocabulary of
+152k this takes a third of the time of passing over all logits for each operation."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One strategy on some windows.
+    """Scores of one strategy on some windows.
 
     Attributes:
-        loss: `[windows]`, mean next-token loss, nats per token.
-        divergence: `[windows]`, mean KL(full precision || strategy), nats per token.
+        loss: `[windows]`, mean next-token loss, in nats per token.
+        divergence: `[windows]`, mean KL(full precision || strategy), in nats per token.
     """
 
     loss: np.ndarray
@@ -39,19 +39,20 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: list[Scores]) -> Scores:
-        """Scores of several turns of windows as one."""
+        """Join the scores of several sets of windows."""
         return cls(np.concatenate([p.loss for p in parts]), np.concatenate([p.divergence for p in parts]))
 
 
 def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, bfloat16: bool = False) -> list[Scores]:
-    """Scores of every strategy.
+    """Compute the scores of every strategy.
 
     Args:
-        blocks: of the model whose head is applied.
-        ids: `(windows, T)` token ids; each token but the first of a window is a target.
-        full: `(windows, T, width)`, what reaches the head in full precision.
-        states: the same under each strategy; `full` itself where nothing is rounded.
-        bfloat16: multiply only how states differ from full precision, in bfloat16 (of a model in single precision).
+        blocks: blocks of the model whose head is applied.
+        ids: `(windows, T)`, token ids; each token but the first of a window is a target.
+        full: `(windows, T, width)`, inputs of the head in full precision.
+        states: inputs of the head under each strategy, of the same shape; the object `full` itself for full precision.
+        bfloat16: whether to multiply only the states' differences from full precision by the head, in bfloat16 (only
+            for a model in single precision).
     """
     model = blocks.model
     weight = model.get_output_embeddings().weight
@@ -59,7 +60,7 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
     targets = ids[:, 1:]
     totals = torch.zeros(2, len(states), len(ids), dtype=torch.float64)
     most = max(1, LOGIT_ELEMENTS // len(weight))
-    per_chunk = -(-targets.shape[1] // -(-targets.shape[1] // most))  # chunks of one size, or nearly
+    per_chunk = -(-targets.shape[1] // -(-targets.shape[1] // most))  # chunks of about equal size
     with torch.no_grad(), Products():
         for window in range(len(ids)):
             for start in range(0, targets.shape[1], per_chunk):
@@ -83,11 +84,11 @@ def compare(blocks: Blocks, ids: Tensor, full: Tensor, states: list[Tensor], *, 
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Next-token logits `(..., vocabulary)` in float32, or float64 in a float64 model.
+    """Compute next-token logits `(..., vocabulary)`, in float32 or, for a float64 model, in float64.
 
     Args:
-        model: its output head is applied, and the soft cap on logits that its configuration may ask for (Gemma 2).
-        hidden: `(..., width)`, what reaches the head.
+        model: model whose output head is applied, with the soft cap of logits in its configuration, if any (Gemma 2).
+        hidden: `(..., width)`, inputs of the head.
     """
     return _capped(model, _uncapped(model, hidden))
 
@@ -105,17 +106,17 @@ def _capped(model: Any, logits: Tensor) -> Tensor:
 def _compare(
     model: Any, base: Tensor | None, change: Tensor, log_full: Tensor, probabilities: Tensor, targets: Tensor
 ) -> Tensor:
-    """Summed loss and summed KL(full || strategy) of some tokens, `(2,)` float64.
+    """Compute the summed loss and the summed KL(full || strategy) of some tokens, `(2,)` float64.
 
     Args:
-        model: whose cap there may be.
-        base: `(t, V)`, what `change` comes on top of; None for nothing.
-        change: `(t, V)`; with the base it is the strategy's logits before the cap.
-        log_full: `(t, V)`, full precision's log-probabilities.
-        probabilities: `(t, V)`, and its probabilities.
-        targets: `(t,)`, the tokens that come next.
+        model: model, for its soft cap of logits.
+        base: `(t, V)`, logits to which `change` is added; None for none.
+        change: `(t, V)`, the strategy's logits before the cap, less `base`.
+        log_full: `(t, V)`, log-probabilities in full precision.
+        probabilities: `(t, V)`, probabilities in full precision.
+        targets: `(t,)`, ids of the next tokens.
     """
-    # A GPU has no such caches, and every slice would cost it launches.
+    # On a GPU slices would only cost kernel launches.
     rows = len(change) if change.is_cuda else max(1, ROW_ELEMENTS // change.shape[1])
     sums = torch.zeros(2, dtype=torch.float64, device=change.device)
     for start in range(0, len(change), rows):
@@ -123,6 +124,6 @@ def _compare(
         logits = change[part] if base is None else base[part] + change[part]
         log_p = torch.log_softmax(_capped(model, logits), dim=-1)
         sums[0] -= log_p.gather(1, targets[part, None]).sum(dtype=torch.float64)
-        # Not from the sums of p log p and p log q: they are a thousand times as large as their difference.
+        # Not from the sums of p log p and p log q, which are a thousand times as large as their difference.
         sums[1] += torch.sub(log_full[part], log_p, out=log_p).mul_(probabilities[part]).sum(dtype=torch.float64)
     return sums

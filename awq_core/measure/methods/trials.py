@@ -1,8 +1,8 @@
-"""A module with other weights: how its output changes, from differences to full precision alone.
+"""Change of a module's output under other weights, computed from differences from full precision.
 
 With `y` a linear's full-precision output for `x`, and `E = W^ - W`, its output for another input `x'` is
-`y + (x' - x) W^T + x' E^T`. Products of differences need few digits: they are made in bfloat16 where the processor has
-instructions for that, and a squared change loses a share of about 1e-5.
+`y + (x' - x) W^T + x' E^T`. Products of differences need few digits: they are computed in bfloat16 if the processor has
+instructions for it, which changes a squared change by a share of about 1e-5.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch.overrides import TorchFunctionMode
 from awq_core.quantization.matmul import multiplies_bfloat16, product_with_rows
 
 Changes = dict[int, Tensor]
-"""`E^T`, `(in, out)`, by the identity of the weight that it changes."""
+"""Changes `E^T`, `(in, out)`, by the identity of the weight that each changes."""
 
 
 @dataclass
 class KnownLinear:
-    """A linear in full precision.
+    """Inputs, weight and output of a linear in full precision.
 
     Attributes:
-        inputs: what it reads.
+        inputs: `(..., in)`.
         weight: `(out, in)`.
-        output: what it makes of them.
+        output: `(..., out)`.
     """
 
     inputs: Tensor
@@ -40,33 +40,34 @@ class KnownLinear:
 
     @cached_property
     def brief_inputs(self) -> Tensor:
-        """The inputs in the dtype of differences."""
+        """Inputs in the dtype of differences."""
         return brief(self.inputs)
 
     @cached_property
     def brief_weight(self) -> Tensor:
-        """The weight in the dtype of differences."""
+        """Weight in the dtype of differences."""
         return brief(self.weight)
 
 
 Known = dict[int, KnownLinear]
-"""Linears in full precision by the identity of their weight."""
+"""Linears in full precision, by the identity of their weight."""
 
 
 GIVEN = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-"""Largest difference, over the size of the output at a place, that attention there may show to the whole module's."""
+"""Tolerance by dtype: largest norm of the difference between the outputs of attention at a position and of the whole
+module there, relative to the norm of the output."""
 
 
 class Trial:
-    """A module on some inputs: its full-precision output, and how other weights change it.
+    """Module on some inputs: its full-precision output, and the change of this output under other weights.
 
     Args:
-        module: what is called.
-        args: positional arguments.
-        kwargs: keyword arguments.
+        module: the module.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
 
     Attributes:
-        full: its output with its own weights.
+        full: output of the module in full precision.
     """
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -75,7 +76,10 @@ class Trial:
         self.full = self._output({})
 
     def change(self, changes: Changes) -> Tensor:
-        """The change of the output, of its shape. Linears whose weight changes must read what they read before."""
+        """Compute the change of the output, of the output's shape.
+
+        The inputs of linears with changed weights must not depend on other changed weights.
+        """
         return self._output(changes) - self.full
 
     def _output(self, changes: Changes) -> Tensor:
@@ -85,13 +89,13 @@ class Trial:
 
 
 class WholeSequences(Trial):
-    """A module on whole sequences, of whose output some places count.
+    """Trial of a module on whole sequences, with outputs at some positions.
 
     Args:
-        module: what is called.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        places: `(sequences, places)`.
+        module: the module.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        places: `(sequences, places)`, positions in each sequence.
     """
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor) -> None:
@@ -103,17 +107,17 @@ class WholeSequences(Trial):
 
 
 class AttentionAtPlaces(Trial):
-    """Attention whose queries stand at some places, with keys and values of whole sequences.
+    """Trial of attention with queries at some positions, and keys and values of whole sequences.
 
-    The module runs twice: over whole sequences until keys and values are known, with queries of one head that are
-    thrown away; and at the places, with keys and values of one head that are exchanged for those. Whether a module
-    allows that, `gives` finds out.
+    The module runs twice: over whole sequences until keys and values are known, with a single head of zeros as queries;
+    and at the given positions, with a single head of zeros as keys and values, which are then replaced by the known
+    ones. `gives` tests whether a module supports this.
 
     Args:
-        module: attention with three projections.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        places: `(sequences, places)`.
+        module: attention with separate projections of queries, keys and values.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        places: `(sequences, places)`, positions in each sequence.
         projections: identities of the weights of queries, keys and values.
     """
 
@@ -134,7 +138,7 @@ class AttentionAtPlaces(Trial):
         if mask is None:
             mask = torch.arange(length, device=places.device) <= places.unsqueeze(2)  # (S, P, T)
         else:
-            mask = _at(mask.flatten(0, 1), places)  # of all heads and sequences
+            mask = _at(mask.flatten(0, 1), places)  # one mask per sequence, for all heads
         mask = mask.unsqueeze(1)
         self._mask = mask
         super().__init__(module, args, kwargs)
@@ -149,15 +153,20 @@ class AttentionAtPlaces(Trial):
         places: Tensor,
         projections: list[int],
     ) -> bool:
-        """Whether the module can be run so, and gives the expected output at the places."""
+        """Whether the module can run in this way and gives the expected outputs at the positions.
+
+        Args:
+            expected: outputs of the whole module at the positions, `(sequences, places, width)`; for the other
+                arguments see the class.
+        """
         try:
             found = cls(module, args, kwargs, places, projections).full
-        except Exception:  # whatever a module makes of a tensor of one head
+        except Exception:  # modules may fail in any way on tensors of one head
             return False
         if found.shape != expected.shape:
             return False
-        # At each place by itself: where all attend to one token (an attention sink) outputs may be a thousand times
-        # as large as elsewhere.
+        # Each position is compared by itself, because outputs may be a thousand times as large at some positions as at
+        # others (attention sinks).
         off, size = (found - expected).float().norm(dim=-1), expected.float().norm(dim=-1)
         return bool((off <= GIVEN[expected.dtype] * size).all())
 
@@ -173,11 +182,11 @@ class AttentionAtPlaces(Trial):
 
 
 class Differences(TorchFunctionMode):
-    """Lets some linears have other weights: `nn.Linear`, and GPT-2's `Conv1D`.
+    """Context in which some linears (`nn.Linear` and GPT-2's `Conv1D`) have changed weights.
 
     Args:
-        known: of every linear that is called; filled where nothing changes.
-        changes: of the linears whose weights change.
+        known: full-precision linears; filled by a run without changes, and read by a run with changes.
+        changes: changes of weights; empty for full precision.
     """
 
     def __init__(self, known: Known, changes: Changes) -> None:
@@ -196,13 +205,13 @@ class Differences(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, key: Tensor) -> Tensor:
-        """Output of a linear with a weight `(out, in)`, known by `key`."""
+        """Compute the output of a linear with weight `(out, in)`, which the identity of `key` identifies."""
         if not self._changes:
             self._known[id(key)] = KnownLinear(inputs, weight, product_with_rows(inputs, weight, bias))
             return self._known[id(key)].output
         known = self._known[id(key)]
         change = self._changes.get(id(key))
-        if change is not None:  # it reads what it read before
+        if change is not None:  # its inputs are unchanged
             return known.output + known.brief_inputs @ change
         if inputs is known.inputs:
             return known.output
@@ -213,17 +222,17 @@ class Differences(TorchFunctionMode):
 
 
 class _ReachedAttention(Exception):  # noqa: N818 -- a signal, not an error
-    """Stops an attention module once its keys and values are known."""
+    """Signal that stops an attention module once its keys and values are known."""
 
 
 class _OneHead(Differences):
-    """Gives some projections one head of zeros, which is thrown away.
+    """Context in which the output of some projections is a single head of zeros, as a placeholder.
 
     Args:
         known: see `Differences`.
         changes: see `Differences`.
         emptied: identities of the projections' weights.
-        width: of a head.
+        width: number of channels of a head.
     """
 
     def __init__(self, known: Known, changes: Changes, emptied: set[int], width: int) -> None:
@@ -238,7 +247,11 @@ class _OneHead(Differences):
 
 
 class _KeysAndValues(_OneHead):
-    """Takes the keys and values that reach attention, and stops there."""
+    """Context that records the keys and values at attention, and stops the module there.
+
+    Attributes:
+        reached: keys and values, `(sequences, key heads, T, d)` each.
+    """
 
     reached: tuple[Tensor, Tensor]
 
@@ -249,7 +262,7 @@ class _KeysAndValues(_OneHead):
 
 
 class _AtPlaces(_OneHead):
-    """Attends from queries at some places to given keys and values."""
+    """Context in which attention uses queries at some positions with given keys and values."""
 
     def __init__(
         self,
@@ -268,7 +281,7 @@ class _AtPlaces(_OneHead):
         query = args[0] if args else kwargs["query"]
         key, value = self._reached
         heads, places = query.shape[1:3]
-        # Neighbouring query heads share a key head: their queries stand one after another, and no key is repeated.
+        # Adjacent query heads share a key head: their queries are concatenated, so that no key is repeated.
         shared = heads // key.shape[1]
         query = query.reshape(len(query), -1, shared * places, query.shape[-1])  # (S, key heads, shared P, d)
         mask = self._mask.repeat(1, 1, shared, 1)  # (S, 1, shared P, T)
@@ -277,32 +290,32 @@ class _AtPlaces(_OneHead):
 
 
 def brief(difference: Tensor) -> Tensor:
-    """A difference in the dtype in which it is multiplied."""
+    """Convert a difference to the dtype in which it is multiplied."""
     exact = difference.dtype != torch.float32 or not multiplies_bfloat16(difference.device)
     return difference if exact else difference.to(torch.bfloat16)
 
 
 def mean_square(change: Tensor) -> Tensor:
-    """Mean over the last dimension of the squares, float64."""
+    """Compute the mean of squares over the last dimension, in float64."""
     change = change.to(torch.promote_types(change.dtype, torch.float32))
     return change.square().mean(dim=-1).double()
 
 
 def output_of(output: Any) -> Tensor:
-    """A module's output without what may come beside it (attention weights, router scores)."""
+    """Extract a module's main output from others that may come with it (attention weights, router scores)."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Values `(sequences or 1, T, ...)` at the places `(sequences, P)` of each: `(sequences, P, ...)`."""
+    """Select values `(sequences or 1, T, ...)` at positions `(sequences, P)`: `(sequences, P, ...)`."""
     if len(values) == 1:
         return values[0][places]
     return values[torch.arange(len(values), device=values.device)[:, None], places]
 
 
 def _argument_at(value: Any, places: Tensor, length: int) -> Any:
-    """An argument of attention at some places: hidden states, positions and what was made of them."""
+    """Select an argument of attention at some positions, if it has a dimension of tokens (hidden states, positions)."""
     if isinstance(value, tuple):
         return tuple(_argument_at(part, places, length) for part in value)
     if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == length:
