@@ -2,7 +2,7 @@
 
     python -m benchmarks.plan qwen7b --effort standard --rate 3e14 --slow-rate 4e13 --fetch 2e9
 
-Operations are those of `fixtures/cost/work.py`: forward passes run at the rate of 16-bit products, all else at that of
+Operations are those of `fixtures/cost.py`: forward passes run at the rate of 16-bit products, all else at that of
 single precision.
 """
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.shapes import SHAPES, Shape
-from fixtures.cost.work import Work, bytes_in_words, estimate_cost, time_in_words, work_of
+from fixtures.cost import Work, bytes_in_words, estimate_cost, time_in_words, work_of
 from fixtures.measuring.model import TWIN_SEEDS
 from fixtures.measuring.stages import STAGES
 from fixtures.models.checking import ModelDescription

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fixtures.cost.work import bytes_in_words, time_in_words
+from fixtures.cost import bytes_in_words, time_in_words
 
 
 def print_record(record: dict[str, Any], console: Console) -> None:

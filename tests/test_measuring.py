@@ -21,7 +21,7 @@ from awq_core.quantization.matmul import multiplies_bfloat16
 from claims.support.model_losses import CHOICES_AT_ONCE
 from fixtures.cache.checkpoints import BlocksOnDisk
 from fixtures.cache.store import MeasurementCache
-from fixtures.cost.work import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ
+from fixtures.cost import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ
 from fixtures.measuring.losses_by_look import Wanted
 from fixtures.measuring.model import TRAFFIC_TWINS, TWIN_SEEDS, ModelMeasurement
 from fixtures.measuring.settings import MeasurementSettings

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fixtures.cost import work
-from fixtures.cost.work import (
+import fixtures.cost
+from fixtures.cost import (
     Cost,
     Work,
     bytes_in_words,
@@ -210,5 +210,5 @@ def test_the_fastest_repetition_is_the_rate(
 ) -> None:
     """By hand: 512 rows and a square linear of 8."""
     ends = iter(accumulate(durations))
-    monkeypatch.setattr(work, "time", SimpleNamespace(perf_counter=lambda: next(ends)))
+    monkeypatch.setattr(fixtures.cost, "time", SimpleNamespace(perf_counter=lambda: next(ends)))
     assert product_rate("cpu", torch.float32, 8) == pytest.approx(2 * 512 * 8 * 8 / fastest)

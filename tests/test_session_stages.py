@@ -14,7 +14,7 @@ from claims import register
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import NotApplicableError, Setting
 from claims.support.judge import judge
-from fixtures.cost.work import METHODS_READ
+from fixtures.cost import METHODS_READ
 from fixtures.errors import UserError
 from fixtures.measuring.losses_by_look import LossesByLook
 from fixtures.measuring.model import ModelMeasurement
