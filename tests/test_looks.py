@@ -239,10 +239,10 @@ ABOUT_MODELS = claims_about_models(
 
 
 def test_only_round_to_nearest_is_wanted_before_it_is_known_to_cost_something() -> None:
-    nothing = still_wanted(ABOUT_MODELS, looked({}, -1))
+    nothing = still_wanted(ABOUT_MODELS)(looked({}, -1))
     assert set(nothing) - {"full", "rtn-3", "rtn-4"} <= {"awq-block-4", "gptq-4"}  # whose seconds are compared
     undecided = looked({"rtn-3": 0.01, "rtn-4": 0.01}, {"full": 0, "rtn-3": 0, "rtn-4": 0}, spread=0.05)
-    wanted = still_wanted(ABOUT_MODELS, undecided)
+    wanted = still_wanted(ABOUT_MODELS)(undecided)
     assert {wanted[name] for name in ("full", "rtn-3", "rtn-4")} == {1}
     assert not any(name.startswith("keep") for name in wanted)
 
@@ -250,7 +250,7 @@ def test_only_round_to_nearest_is_wanted_before_it_is_known_to_cost_something() 
 def test_nothing_is_wanted_where_there_is_nothing_to_recover() -> None:
     through = {"full": 0, "rtn-3": 0, "rtn-4": 0}
     measured = looked({"rtn-3": 0.5, "rtn-4": 0.002}, through, spread=0.002)
-    wanted = still_wanted(ABOUT_MODELS, measured)
+    wanted = still_wanted(ABOUT_MODELS)(measured)
     assert {name for name in wanted if name.endswith("-3")} >= {"awq-block-3", "keep-random2-3", "gptq-foreign-3"}
     assert {name for name in wanted if name.endswith("-4")} <= {"awq-block-4", "gptq-4"}  # whose seconds are compared
     assert judged("payoff.perplexity", measured).verdict is Verdict.INSUFFICIENT
@@ -267,7 +267,10 @@ def test_a_precondition_that_no_look_settles_is_settled_by_the_last() -> None:
 def scored_as_wanted(gaps: dict[str, float], spread: float) -> dict[str, int]:
     """Through which look each strategy is scored, once everything that is wanted has been."""
     through: dict[str, int] = {}
-    while wanted := still_wanted(ABOUT_MODELS, looked(gaps, through, spread)):
+    wanted_of = still_wanted(ABOUT_MODELS)
+    while wanted := wanted_of(looked(gaps, through, spread)):
+        # A claim that is decided is not asked again: asked anew, all claims want the same.
+        assert wanted == still_wanted(ABOUT_MODELS)(looked(gaps, through, spread))
         assert all(through.get(name, -1) < look for name, look in wanted.items())  # never what is there
         through |= wanted
     return through

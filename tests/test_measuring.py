@@ -73,7 +73,7 @@ def measurement(
         settings,
         MeasurementCache(cache, refresh=refresh),
         MeasurementProgress(None),
-        wanted,
+        None if wanted is None else lambda: wanted,
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from awq_core.measure.methods.looks import NotScoredError
 from awq_core.measured import Measured
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Claim, Setting
 from claims.support.judge import judge
+
+if TYPE_CHECKING:
+    from fixtures.measuring.losses_by_look import Wanted
 
 Asked = tuple[Claim, Setting]
 """A claim, and what it is judged at."""
@@ -33,21 +37,31 @@ def claims_about_models(asked: Iterable[Asked]) -> list[Asked]:
     return list(dict.fromkeys(found))
 
 
-def still_wanted(asked: Iterable[Asked], measured: Measured) -> dict[str, int]:
-    """The strategies that are needed to judge the claims further, each with the look (from 0) at which.
+def still_wanted(asked: Iterable[Asked]) -> Wanted:
+    """Ask claims, time and again, which strategies are needed to judge them further, each with the look (from 0).
 
-    A claim needs what it reads at the first look at which it has not been decided; a claim that is decided, that
-    lacks its precondition, or that is at its last look needs nothing more.
+    A claim needs what it reads at the first look at which it has not been decided. A claim that is decided, that lacks
+    its precondition, or that is at its last look needs nothing more, and is not asked again: what else is scored
+    changes no verdict.
 
     Args:
-        asked: claims about the model.
-        measured: its measurements so far, losses among them.
+        asked: claims about one model.
+
+    Returns:
+        A function of the model's measurements so far, losses among them.
     """
-    wanted: dict[str, int] = {}
-    for claim, setting in asked:
-        try:
-            judge(claim, measured, setting, beside=False)
-        except NotScoredError as lack:
-            for strategy in lack.strategies:
-                wanted[strategy] = max(lack.look, wanted.get(strategy, 0))
-    return wanted
+    open_claims = list(asked)
+
+    def wanted_of(measured: Measured) -> dict[str, int]:
+        wanted: dict[str, int] = {}
+        for claim, setting in list(open_claims):
+            try:
+                judge(claim, measured, setting, beside=False)
+            except NotScoredError as lack:
+                for strategy in lack.strategies:
+                    wanted[strategy] = max(lack.look, wanted.get(strategy, 0))
+            else:
+                open_claims.remove((claim, setting))
+        return wanted
+
+    return wanted_of
