@@ -16,12 +16,8 @@ from awq_core.measure.layers.mechanism import FACTORS, INVERSE_ALPHAS
 from awq_core.measure.methods.table import RANDOM_CHOICES
 from awq_core.measured import ALPHAS, BITS, GROUPS, JUDGED_BITS, QUANTIZERS, SPLITS, TRAFFIC_KINDS, Measured
 
-ROLE_OF = dict.fromkeys("qkv", "attention_in") | {
-    "o": "attention_out",
-    "gate": "mlp_in",
-    "up": "mlp_in",
-    "down": "mlp_out",
-}
+ROLE_OF = dict.fromkeys(("q", "k", "v"), "attention_in") | {"o": "attention_out"}
+ROLE_OF |= {"gate": "mlp_in", "up": "mlp_in", "down": "mlp_out"}
 ROLES = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 WIDTHS = {"attention_in": 64, "attention_out": 64, "mlp_in": 64, "mlp_out": 200}
 WINDOWS = 16

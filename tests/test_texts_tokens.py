@@ -127,32 +127,19 @@ def test_sequences_come_from_many_documents() -> None:
     assert len(set(chosen.calibration.ravel())) == 27
 
 
+FEW = "the held-out text has {} windows of {} tokens, {} asks for {}"
+LITTLE = "the calibration text has 2048 tokens, quick asks for 16384"
 SHORT = "the {} text ({}) is too short: it has {} tokens, {} are needed{}; give a longer --{}-text"
 
 
 @pytest.mark.parametrize(
     ("lengths", "effort", "context", "shapes", "notes"),
     [
-        (
-            (40_000, 40_000),
-            "standard",
-            128,  # a small context shortens sequences and windows
-            ((256, 128), (312, 128)),
-            ["the held-out text has 312 windows of 128 tokens, standard asks for 2048"],
-        ),
-        ((70_000, 2048 * 20), "paper", 4096, ((128, 512), (20, 2048)), []),  # every window
-        (
-            (2100, 512 * 20),
-            "quick",
-            1024,  # short texts are used whole
-            ((8, 256), (20, 512)),
-            [
-                "the calibration text has 2048 tokens, quick asks for 16384",
-                "the held-out text has 20 windows of 512 tokens, quick asks for 64",
-            ],
-        ),
+        ((40_000, 40_000), "standard", 128, ((256, 128), (312, 128)), [FEW.format(312, 128, "standard", 2048)]),
+        ((70_000, 2048 * 20), "paper", 4096, ((128, 512), (20, 2048)), []),
+        ((2100, 512 * 20), "quick", 1024, ((8, 256), (20, 512)), [LITTLE, FEW.format(20, 512, "quick", 64)]),
     ],
-    ids=["small context", "paper", "short"],
+    ids=["a small context shortens both", "every window", "short texts are used whole"],
 )
 def test_what_there_is_of_context_and_text_is_used_with_a_note(
     lengths: tuple[int, int], effort: str, context: int, shapes: tuple[tuple[int, int], ...], notes: list[str]
