@@ -39,7 +39,7 @@ class Table:
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         self.asked.append((left, sample))
-        return self.losses[left[:, None, None], sample.cases[:, None], sample.places]
+        return self.losses[left[:, None, None], sample.cases[:, None], sample.positions]
 
     @property
     def means(self) -> np.ndarray:
@@ -232,21 +232,23 @@ def test_raced_to_the_end_every_token_is_tried_once(cases: int, tokens: int) -> 
     for left, sample in table.asked:
         assert left.tolist() == [0, 1, 2]
         assert (np.diff(sample.cases) > 0).all()
-        tried[sample.cases[:, None], sample.places] += 1
+        tried[sample.cases[:, None], sample.positions] += 1
     assert (tried == 1).all()
     np.testing.assert_allclose(found.losses, table.means)
     np.testing.assert_allclose(found.tried, 1)
 
 
 @pytest.mark.usefixtures("never_dropped")
-def test_the_first_tokens_lie_spread_over_sequences_and_places() -> None:
+def test_the_first_tokens_lie_spread_over_sequences_and_positions() -> None:
     table = Table(drawn(1, 64, 256, candidates=2))
     race(table)
     (_, first), (_, second), *_ = table.asked
     assert np.diff([-1, *first.cases, 64]).max() <= 8
-    places = np.concatenate([first.places, second.places])
-    assert np.bincount(places.ravel(), minlength=256).max() <= 10  # of 64, in the mean 8: none counts in every sequence
-    assert all(np.diff(np.sort(row)).max() <= 32 for row in places)
+    positions = np.concatenate([first.positions, second.positions])
+    assert (
+        np.bincount(positions.ravel(), minlength=256).max() <= 10
+    )  # of 64, in the mean 8: none counts in every sequence
+    assert all(np.diff(np.sort(row)).max() <= 32 for row in positions)
 
 
 @pytest.mark.usefixtures("never_dropped")
@@ -269,8 +271,8 @@ def test_estimates_on_the_way_are_unbiased_and_as_exact_as_they_say(
     rng = np.random.default_rng(0)
     for _ in range(200):
         order = rng.permutation(cases)
-        places = np.argsort(rng.random((cases, tokens)), axis=1)
-        table = Table(np.take_along_axis(base[:, order], places[None], axis=2))
+        positions = np.argsort(rng.random((cases, tokens)), axis=1)
+        table = Table(np.take_along_axis(base[:, order], positions[None], axis=2))
         race(table)
     assert len(missed) >= 2
     for rounds, values in missed.items():

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from awq_core.architectures.block_stream import BlockStream
-from awq_core.measure.checkpoints import Arrays, KeptInMemory
+from awq_core.measure.checkpoints import Arrays, CheckpointsInMemory
 from awq_core.measure.layers.errors import alpha_scales, exhaustive_errors, raced_errors
 from awq_core.measure.layers.exponent_race import race_exponents
 from awq_core.measure.layers.instrument import LayerSettings, measure_layers
@@ -138,7 +138,7 @@ def test_a_linear_without_inputs_has_no_errors() -> None:
     assert len(scales) == len(ALPHAS)
 
 
-class Killed(KeptInMemory):
+class Killed(CheckpointsInMemory):
     """Keeps blocks up to one, then fails."""
 
     last: int | None = None
@@ -154,9 +154,11 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(settings: LayerSettings
     measurement = opened("embedded-tiny")
     tokens = {"calibration": measurement.tokens.calibration[:4], "heldout": measurement.tokens.heldout[:16]}
 
-    def measure(kept: Killed) -> tuple[xr.Dataset, xr.Dataset]:
+    def measure(checkpoints: Killed) -> tuple[xr.Dataset, xr.Dataset]:
         return measure_layers(
-            BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups), settings, kept=kept
+            BlockStream(measurement.blocks(), measurement.architecture, tokens, settings.groups),
+            settings,
+            checkpoints=checkpoints,
         )
 
     whole, interrupted = measure(Killed()), Killed()

@@ -1,4 +1,4 @@
-"""What searches found: as plain arrays and back, and a pass that was stopped goes on with what was kept."""
+"""What searches found: as plain arrays and back, and a pass that was stopped goes on with its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from awq_core.measure.checkpoints import Arrays, KeptBlocks, KeptInMemory
+from awq_core.measure.checkpoints import Arrays, Checkpoints, CheckpointsInMemory
 from awq_core.measure.methods import one_pass
 from awq_core.measure.methods.block_rounding import LayerFindings
 from awq_core.measure.methods.found import Found, from_arrays, to_arrays
 from awq_core.measure.methods.losses import Scores
 from awq_core.measure.methods.table import Strategy, strategies
 from awq_core.quantization.codes import CodedWeight
-from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.checkpoints import CheckpointsOnDisk
 from tests.structured_model import LLAMA, layer_findings, method_pass, structured_model, tokens
 
 HELDOUT = tokens(3, seed=3)
@@ -38,11 +38,11 @@ class Case:
         self.model = model.to(dtype)
         self.listed: list[Strategy] = strategies(model, LLAMA, (3,), all_methods=True)
         self.listed += [Strategy(s.method, 3, draw=1) for s in self.listed if s.method.draws_searched]
-        self.kept: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
-        self.whole = self.score(self.kept.__getitem__)
+        self.checkpoints: defaultdict[str, Checkpoints] = defaultdict(CheckpointsInMemory)
+        self.whole = self.score(self.checkpoints.__getitem__)
 
-    def score(self, kept: Callable[[str], KeptBlocks], **options: Any) -> list[Scores]:
-        made = method_pass(self.model, self.layers, arithmetic=torch.float32, kept=kept, exhaustive=False)
+    def score(self, checkpoints: Callable[[str], Checkpoints], **options: Any) -> list[Scores]:
+        made = method_pass(self.model, self.layers, arithmetic=torch.float32, checkpoints=checkpoints, exhaustive=False)
         return made.score(self.listed, HELDOUT, **options)
 
     @property
@@ -93,7 +93,7 @@ def test_what_is_kept_is_plain_and_comes_back_whole(
         return arrays
 
     monkeypatch.setattr(one_pass, "to_arrays", watched)
-    case.score(defaultdict(KeptInMemory).__getitem__)
+    case.score(defaultdict(CheckpointsInMemory).__getitem__)
     assert len(written) == 3 * len(case.searches)
     kinds = set()
     for found, arrays in written:
@@ -126,7 +126,7 @@ def test_what_was_kept_is_not_searched_again(
     monkeypatch.setattr(one_pass._Searching, "_search", refused)
     monkeypatch.setattr(one_pass, "BlockInputs", refused)
     monkeypatch.setattr(one_pass, "BlockStream", refused)
-    assert_scores_are(case.score(case.kept.__getitem__), case.whole)
+    assert_scores_are(case.score(case.checkpoints.__getitem__), case.whole)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
@@ -136,15 +136,15 @@ def test_stopped_after_any_block_it_goes_on_there(
     """Blocks on disk; sequential GPTQ too goes on from what it made of the blocks before."""
     case = cases(torch.float32)
 
-    def kept(search: str) -> KeptBlocks:
-        return BlocksOnDisk(tmp_path / search, pytest.fail)
+    def checkpoints(search: str) -> Checkpoints:
+        return CheckpointsOnDisk(tmp_path / search, pytest.fail)
 
     def interrupt(done: int, total: int) -> None:
         if done == stop:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        case.score(kept, progress=interrupt)
+        case.score(checkpoints, progress=interrupt)
     searched = []
     genuine = one_pass._Searching._search
     monkeypatch.setattr(
@@ -154,7 +154,7 @@ def test_stopped_after_any_block_it_goes_on_there(
             searched.append((search.name, block)) or genuine(self, search, block, inputs)
         ),
     )
-    assert_scores_are(case.score(kept), case.whole)
+    assert_scores_are(case.score(checkpoints), case.whole)
     assert set(searched) == {(search.name, block) for search in case.searches for block in range(stop, 3)}
     assert len(searched) == len(set(searched))
 
@@ -168,7 +168,7 @@ def test_a_search_that_was_not_made_is_not_found(cases: Callable[[torch.dtype], 
 
 def test_searches_know_what_they_cost(cases: Callable[[torch.dtype], Case]) -> None:
     case = cases(torch.float32)
-    made = method_pass(case.model, case.layers, kept=case.kept.__getitem__)
+    made = method_pass(case.model, case.layers, checkpoints=case.checkpoints.__getitem__)
     for search in case.searches:
         found = made.found(search, 1)
         assert found.seconds > 0

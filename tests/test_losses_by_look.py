@@ -21,7 +21,7 @@ from awq_core.measure.methods.one_pass import MethodPass
 from awq_core.measure.methods.searches import Calibration
 from awq_core.measure.methods.table import METHODS, strategies
 from awq_core.measured import JUDGED_BITS, Measured
-from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.checkpoints import CheckpointsOnDisk
 from fixtures.cache.store import MeasurementCache
 from fixtures.measuring.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at, losses_dataset
 from fixtures.measuring.model import calibration_texts
@@ -96,13 +96,13 @@ def make(tmp_path: Path, model: Any, layers: Measured, lines: list[str]) -> Make
 def found(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What searches find: the search and the block, in order."""
     written: list[tuple[str, int]] = []
-    genuine = BlocksOnDisk.write
+    genuine = CheckpointsOnDisk.write
 
-    def write(self: BlocksOnDisk, index: int, arrays: Any) -> None:
+    def write(self: CheckpointsOnDisk, index: int, arrays: Any) -> None:
         genuine(self, index, arrays)
         written.append((self.folder.name, index))
 
-    monkeypatch.setattr(BlocksOnDisk, "write", write)
+    monkeypatch.setattr(CheckpointsOnDisk, "write", write)
     return written
 
 
@@ -256,15 +256,15 @@ def test_a_run_that_was_stopped_between_scores_searches_nothing_again(
 def test_a_run_that_was_stopped_while_searching_goes_on_with_what_is_missing(
     make: Make, at_once: xr.Dataset, stopped_at: tuple[str, int], found: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted, counted = always(awq_block_3=0, gptq_3=0), BlocksOnDisk.write
+    wanted, counted = always(awq_block_3=0, gptq_3=0), CheckpointsOnDisk.write
 
-    def write(self: BlocksOnDisk, index: int, arrays: Any) -> None:
+    def write(self: CheckpointsOnDisk, index: int, arrays: Any) -> None:
         counted(self, index, arrays)
         if (self.folder.name, index) == stopped_at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(BlocksOnDisk, "write", write)
+        patch.setattr(CheckpointsOnDisk, "write", write)
         with pytest.raises(KeyboardInterrupt):
             make(wanted).measure()
     done = list(found)

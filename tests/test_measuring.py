@@ -19,7 +19,7 @@ from awq_core.measure.methods.table import strategies
 from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
 from awq_core.quantization.matmul import multiplies_bfloat16
 from claims.support.model_losses import CHOICES_AT_ONCE
-from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.checkpoints import CheckpointsOnDisk
 from fixtures.cache.store import MeasurementCache
 from fixtures.cost import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ
 from fixtures.measuring.losses_by_look import Wanted
@@ -251,7 +251,7 @@ twins'; the last of them before their stage is whole."""
 
 def stop_after(monkeypatch, kind, count):
     """Stop a measurement when so many blocks of a kind have been kept; gives the files that were written."""
-    real, written = BlocksOnDisk.write, []
+    real, written = CheckpointsOnDisk.write, []
 
     def write(self, index, arrays):
         real(self, index, arrays)
@@ -259,7 +259,7 @@ def stop_after(monkeypatch, kind, count):
         if [folder.name for folder, _ in written].count(kind) == count:
             raise Stop
 
-    monkeypatch.setattr(BlocksOnDisk, "write", write)
+    monkeypatch.setattr(CheckpointsOnDisk, "write", write)
     return written
 
 

@@ -41,7 +41,7 @@ def test_every_candidate_s_loss_is_the_replayed_one(
         monkeypatch.setattr(alpha_race, "survivors", lambda means, *_: (np.arange(len(means)), 0.0))
         monkeypatch.setattr(alpha_race, "FIRST_TOKENS", 20)
         monkeypatch.setattr(alpha_race, "LARGEST_TOKENS", 5)
-        monkeypatch.setattr(alpha_race, "FIRST_PLACES", 3)
+        monkeypatch.setattr(alpha_race, "FIRST_POSITIONS", 3)
         monkeypatch.setattr(scale_search, "BATCH_TOKENS", 50)
     model, calibration = structured_model(key_value_heads, kind), tokens(6)
     found = searched(model, LLAMA, calibration, bits, formula, grouped=True, exhaustive=not raced)

@@ -14,13 +14,20 @@ from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import applicable_folds, linear
 from awq_core.measure.methods import scale_search
 from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square, output_of
+from awq_core.measure.methods.trials import (
+    AttentionAtPositions,
+    Trial,
+    WholeSequences,
+    low_precision,
+    mean_square,
+    output_of,
+)
 from awq_core.quantization.quantizers import DEPLOYED
 from tests.tiny_architectures import CASES, Case, every_case, tiny, token_ids
 
-IN_PLACES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "mixtral", "qwen2_moe")
+AT_POSITIONS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "mixtral", "qwen2_moe")
 """Model types with three projections and attention that may be replaced."""
-in_places = [shape for shape in CASES if shape.model_type in IN_PLACES]
+at_positions = [shape for shape in CASES if shape.model_type in AT_POSITIONS]
 
 
 def inspected(shape: Case, block: int = 1) -> Iterator[tuple[nn.Module, list[Any], Any, Any]]:
@@ -93,30 +100,30 @@ PLACES = torch.stack(
 )
 
 
-@pytest.mark.parametrize("shape", in_places, ids=[shape.name for shape in in_places])
+@pytest.mark.parametrize("shape", at_positions, ids=[shape.name for shape in at_positions])
 @pytest.mark.parametrize("block", [0, 1])
-def test_attention_at_some_places_is_the_whole_module_s_output_there(shape: Case, block: int) -> None:
-    """Places of each sequence's own; sliding windows (of one block in gemma3) and shared values included."""
+def test_attention_at_some_positions_is_the_whole_module_s_output_there(shape: Case, block: int) -> None:
+    """Positions of each sequence's own; sliding windows (of one block in gemma3) and shared values included."""
     module, linears, args, kwargs = next(inspected(shape, block))
     projections = [id(m.weight) for m in linears]
     assert len(projections) == 3
     full, changed, changes = outputs(module, linears, args, kwargs)
     rows = torch.arange(6)[:, None]
-    trial = AttentionAtPlaces(module, args, kwargs, PLACES, projections)
+    trial = AttentionAtPositions(module, args, kwargs, PLACES, projections)
     torch.testing.assert_close(trial.full, full[rows, PLACES], rtol=1e-9, atol=1e-9)
     found = trial.change(as_changes(linears, changes))
     torch.testing.assert_close(found, changed[rows, PLACES], rtol=1e-9, atol=1e-9)
     whole = WholeSequences(module, args, kwargs, PLACES)
     torch.testing.assert_close(whole.change(as_changes(linears, changes)), found, rtol=1e-9, atol=1e-9)
-    assert AttentionAtPlaces.gives(full[rows, PLACES], module, args, kwargs, PLACES, projections)
-    assert not AttentionAtPlaces.gives(full[rows, PLACES] * 1.01, module, args, kwargs, PLACES, projections)
-    assert not AttentionAtPlaces.gives(full, module, args, kwargs, PLACES, projections)
+    assert AttentionAtPositions.matches(full[rows, PLACES], module, args, kwargs, PLACES, projections)
+    assert not AttentionAtPositions.matches(full[rows, PLACES] * 1.01, module, args, kwargs, PLACES, projections)
+    assert not AttentionAtPositions.matches(full, module, args, kwargs, PLACES, projections)
 
 
 @every_case
-def test_the_search_looks_at_places_where_it_can(shape: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_looks_at_positions_where_it_can(shape: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[type] = []
-    for name in ("AttentionAtPlaces", "WholeSequences"):
+    for name in ("AttentionAtPositions", "WholeSequences"):
         kind = getattr(scale_search, name)
 
         class Watched(kind):  # type: ignore[misc, valid-type]
@@ -135,14 +142,14 @@ def test_the_search_looks_at_places_where_it_can(shape: Case, monkeypatch: pytes
     if "attention_in" not in fold.sites or fold.inspected not in inputs.calls:
         assert not used
     else:
-        assert set(used) == {AttentionAtPlaces if shape in in_places else WholeSequences}
+        assert set(used) == {AttentionAtPositions if shape in at_positions else WholeSequences}
 
 
 def test_differences_are_multiplied_in_half_precision_where_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
     for can in (False, True):
         monkeypatch.setattr("awq_core.measure.methods.trials.multiplies_bfloat16", lambda device, can=can: can)
-        assert brief(values).dtype == (torch.bfloat16 if can else torch.float32)
-        assert brief(values.double()).dtype == torch.float64
+        assert low_precision(values).dtype == (torch.bfloat16 if can else torch.float32)
+        assert low_precision(values.double()).dtype == torch.float64
         expected = values.double().square().mean(dim=1)
-        torch.testing.assert_close(mean_square(brief(values)), expected, rtol=0.02 if can else 1e-6, atol=0)
+        torch.testing.assert_close(mean_square(low_precision(values)), expected, rtol=0.02 if can else 1e-6, atol=0)

@@ -14,7 +14,7 @@ Arrays = dict[str, np.ndarray]
 """Results of one block: plain arrays of numbers or text by name, no objects."""
 
 
-class KeptBlocks(Protocol):
+class Checkpoints(Protocol):
     """Checkpoints by block index."""
 
     def read(self, index: int) -> Arrays | None:
@@ -26,7 +26,7 @@ class KeptBlocks(Protocol):
         ...
 
 
-class NothingKept:
+class NoCheckpoints:
     """Checkpoints that store nothing, so that every block is measured."""
 
     def read(self, index: int) -> Arrays | None:
@@ -37,10 +37,10 @@ class NothingKept:
         """Discard the results."""
 
 
-NOTHING_KEPT = NothingKept()
+NO_CHECKPOINTS = NoCheckpoints()
 
 
-class KeptInMemory:
+class CheckpointsInMemory:
     """Checkpoints in memory."""
 
     def __init__(self) -> None:

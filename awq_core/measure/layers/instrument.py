@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from awq_core.architectures.sources import LayerSource, LinearWeights
-from awq_core.measure.checkpoints import NOTHING_KEPT, KeptBlocks
+from awq_core.measure.checkpoints import NO_CHECKPOINTS, Checkpoints
 from awq_core.measure.layers.datasets import Record, channels_dataset, errors_dataset, from_arrays, to_arrays
 from awq_core.measure.layers.errors import LinearErrors, checked, exhaustive_errors, raced_errors
 from awq_core.measure.layers.group_replay import CHOICES, Leaders, candidates, group_errors, summed_by_group
@@ -55,7 +55,7 @@ def measure_layers(
     source: LayerSource,
     settings: LayerSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    kept: KeptBlocks = NOTHING_KEPT,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Measure the datasets `channels` and `errors` of a source (`docs/datasets.md`).
 
@@ -63,7 +63,7 @@ def measure_layers(
         source: blocks of linears with their tokens.
         settings: quantizers, precisions, arithmetic, racing.
         progress: called with `(blocks done, blocks)`.
-        kept: checkpoints, read before a block is measured and written afterwards.
+        checkpoints: results of blocks, read before a block is measured and written afterwards.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
@@ -72,10 +72,10 @@ def measure_layers(
     sites: list[Record] = []
     leaders = Leaders(settings.quantizers, settings.bits, everyone=not settings.raced)
     for block in range(source.blocks):
-        known = kept.read(block)
+        known = checkpoints.read(block)
         if known is None:
             known = to_arrays(*_measure_block(source, block, settings, leaders))
-            kept.write(block, known)
+            checkpoints.write(block, known)
             source.advance(block)
         else:
             source.skip(block)

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from awq_core.architectures.sources import LayerSource, LinearWeights
-from awq_core.measure.checkpoints import NOTHING_KEPT, Arrays, KeptBlocks
+from awq_core.measure.checkpoints import NO_CHECKPOINTS, Arrays, Checkpoints
 from awq_core.measure.layers.datasets import best_alpha
 from awq_core.measure.layers.errors import alpha_scales
 from awq_core.measure.layers.exponent_race import fittest_exponent
@@ -66,7 +66,7 @@ def measure_traffic(
     errors: xr.Dataset,
     settings: TrafficSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    kept: KeptBlocks = NOTHING_KEPT,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> xr.Dataset:
     """Measure the dataset `traffic` (`docs/datasets.md`).
 
@@ -76,7 +76,7 @@ def measure_traffic(
         errors: dataset `errors`, from which the usual exponents are read.
         settings: arithmetic, output rows, racing.
         progress: called with `(blocks done, blocks)`.
-        kept: checkpoints, read before a block is measured and written afterwards.
+        checkpoints: results of blocks, read before a block is measured and written afterwards.
 
     Raises:
         MeasurementError: if an activation or an error is NaN or infinite.
@@ -84,10 +84,10 @@ def measure_traffic(
     measurement = _Traffic(source, channels, errors, settings)
     found = []
     for block in range(source.blocks):
-        known = kept.read(block)
+        known = checkpoints.read(block)
         if known is None:
             known = measurement.block(block)
-            kept.write(block, known)
+            checkpoints.write(block, known)
             source.advance(block)
         else:
             source.skip(block)
@@ -221,7 +221,7 @@ def _dataset(found: list[Arrays], channels: xr.Dataset) -> xr.Dataset:
     def joined(name: str) -> np.ndarray:
         return np.concatenate([arrays[name] for arrays in found])
 
-    kept = ["linear_block", "linear_family", "linear_site", "site_block", "site_role", "site_width"]
+    names = ["linear_block", "linear_family", "linear_site", "site_block", "site_role", "site_width"]
     return xr.Dataset(
         {
             "kind_error": (
@@ -240,6 +240,6 @@ def _dataset(found: list[Arrays], channels: xr.Dataset) -> xr.Dataset:
             "judged_bits": list(JUDGED_BITS),
             "calibrated_on": list(CHOICES),
             "site": channels["site"].values,
-            **{name: channels[name].variable for name in kept},
+            **{name: channels[name].variable for name in names},
         },
     )

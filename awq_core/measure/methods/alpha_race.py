@@ -42,7 +42,7 @@ FIRST_SEQUENCES = 16
 """Sequences in the first round, if a case is a sequence. They are doubled from round to round, and then the positions
 of each."""
 
-FIRST_PLACES = 32
+FIRST_POSITIONS = 32
 """Tokens of each sequence in the first round: keys and values of the whole sequence are needed for any number of
 queries."""
 
@@ -59,11 +59,11 @@ class Sample:
 
     Attributes:
         cases: `(n,)`, indices of the cases.
-        places: `(n, p)`, positions of the tokens in each case.
+        positions: `(n, p)`, positions of the tokens in each case.
     """
 
     cases: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 class Losses(Protocol):
@@ -124,7 +124,7 @@ def race(losses: Losses, *, exhaustive: bool = False) -> Race:
     left, spent = np.arange(losses.candidates), 0.0
     everything = Sample(np.arange(losses.cases), np.tile(np.arange(losses.tokens), (losses.cases, 1)))
     for sample in [everything] if exhaustive else _samples(losses.cases, losses.tokens, largest):
-        at = sample.cases[:, None], sample.places
+        at = sample.cases[:, None], sample.positions
         tokens = losses(left, sample)
         if not np.isfinite(tokens).all():
             raise FloatingPointError("a loss is NaN or infinite")
@@ -237,9 +237,9 @@ def _samples(cases: int, tokens: int, largest: np.ndarray) -> Iterator[Sample]:
             yield Sample(np.sort(order[done:upto]), np.zeros((upto - done, 1), dtype=int))
             done, upto = upto, min(cases, (4 if done == 0 else 2) * upto)
         return
-    sequences, places = spread_order(cases), spread_order(tokens)
-    moved = (places + spread_order(cases)[:, None] * tokens // cases) % tokens  # (cases, tokens)
-    done = min(tokens, FIRST_PLACES)
+    sequences, positions = spread_order(cases), spread_order(tokens)
+    moved = (positions + spread_order(cases)[:, None] * tokens // cases) % tokens  # (cases, tokens)
+    done = min(tokens, FIRST_POSITIONS)
     tried, upto = 0, FIRST_SEQUENCES
     while tried < cases:
         some = np.sort(sequences[tried:upto])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from awq_core.architectures.block_stream import Blocks, BlockStream, in_batches
 from awq_core.architectures.folding import Parameters
-from awq_core.measure.checkpoints import KeptBlocks, KeptInMemory
+from awq_core.measure.checkpoints import Checkpoints, CheckpointsInMemory
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.block_inputs import BlockInputs
 from awq_core.measure.methods.block_rounding import Applied, LayerFindings, Rounding, redraw_signs
@@ -32,7 +32,7 @@ STATE_BYTES = 2**29
 """Largest size of the hidden states of all methods, in bytes; windows that need more are scored in several turns."""
 
 Progress = Callable[[int, int], None]
-KeptByName = Callable[[str], KeptBlocks]
+CheckpointsByName = Callable[[str], Checkpoints]
 """Function from the name of a search to its checkpoints."""
 
 
@@ -44,7 +44,7 @@ class MethodPass:
         texts: calibration token ids `[sequences, length]` by text set; `""` is the usual one.
         layers: results of the layer-level instruments.
         arithmetic: dtype of second moments and GPTQ.
-        kept: checkpoints by name of the search; in memory by default.
+        checkpoints: by name of the search; in memory by default.
         exhaustive: whether searches try every exponent on every token.
     """
 
@@ -54,7 +54,7 @@ class MethodPass:
         texts: dict[str, np.ndarray],
         layers: LayerFindings,
         arithmetic: torch.dtype = torch.float32,
-        kept: KeptByName | None = None,
+        checkpoints: CheckpointsByName | None = None,
         *,
         exhaustive: bool = False,
     ) -> None:
@@ -62,8 +62,8 @@ class MethodPass:
         self.texts = texts
         self.layers = layers
         self.arithmetic = arithmetic
-        in_memory: defaultdict[str, KeptBlocks] = defaultdict(KeptInMemory)
-        self.kept = kept or in_memory.__getitem__
+        in_memory: defaultdict[str, Checkpoints] = defaultdict(CheckpointsInMemory)
+        self.checkpoints = checkpoints or in_memory.__getitem__
         self.exhaustive = exhaustive
         self._open: dict[tuple[str, int], Found] = {}  # of the last block read, by name of the search
 
@@ -136,7 +136,7 @@ class MethodPass:
         """
         key = search.name, block
         if key not in self._open:
-            arrays = self.kept(search.name).read(block)
+            arrays = self.checkpoints(search.name).read(block)
             if arrays is None:
                 raise LookupError(f"{search.name} has not been searched in block {block}")
             self._open = {known: found for known, found in self._open.items() if known[1] == block}
@@ -249,7 +249,7 @@ class _Searching:
         blocks = methods.blocks
         searches = methods.searches(strategies)
         lacking = {
-            search: {block for block in range(len(blocks)) if methods.kept(search.name).read(block) is None}
+            search: {block for block in range(len(blocks)) if methods.checkpoints(search.name).read(block) is None}
             for search in searches
         }
         self._missing = {search: missing for search, missing in lacking.items() if missing}
@@ -302,7 +302,7 @@ class _Searching:
             self._pass.exhaustive,
         )
         found = at.timed(search.method.search)
-        self._pass.kept(search.name).write(block, to_arrays(found))
+        self._pass.checkpoints(search.name).write(block, to_arrays(found))
         self._pass._open[search.name, block] = found
 
 

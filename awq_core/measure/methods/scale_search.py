@@ -20,7 +20,7 @@ from awq_core.architectures.model import Architecture, Fold, linear, shared_magn
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.alpha_race import Losses, Sample, race
 from awq_core.measure.methods.block_inputs import BlockInputs, Call
-from awq_core.measure.methods.trials import AttentionAtPlaces, Trial, WholeSequences, brief, mean_square
+from awq_core.measure.methods.trials import AttentionAtPositions, Trial, WholeSequences, low_precision, mean_square
 from awq_core.quantization.quantizers import AsymmetricGroups, rounding_differences
 from awq_core.quantization.scales import duo_scales, official_scales, relative_weight_size
 
@@ -146,7 +146,7 @@ class _Differences:
         """`(in, out)` for each linear, in the dtype in which differences are multiplied."""
         scale = self.scales[:, candidate, None]
         found = [rounding_differences(weight, scale, self.quantizer, self.bits)[:, 0] for weight in self._weights]
-        return [brief(difference.to(self._dtype)) for difference in found]
+        return [low_precision(difference.to(self._dtype)) for difference in found]
 
     def by_weight(self, candidate: int) -> dict[int, Tensor]:
         """Compute the difference of each linear's weight, by the identity of the weight."""
@@ -178,7 +178,7 @@ class _LinearLosses:
         """Losses `(k, n, p)`."""
         if not len(self.inputs):  # an expert that no token reached
             return np.zeros((len(left), len(sample.cases), 1))
-        x = brief(self.inputs[torch.as_tensor(sample.cases)])  # (n, in)
+        x = low_precision(self.inputs[torch.as_tensor(sample.cases)])  # (n, in)
         losses = []
         for candidate in left:
             error = x @ self.rounded.of(candidate)[0]  # (n, out)
@@ -230,7 +230,7 @@ class _SequenceLosses:
         self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
         if self._projections is not None:
             expected = WholeSequences(module, first, kwargs, some).full
-            if not AttentionAtPlaces.gives(expected, module, first, kwargs, some, self._projections):
+            if not AttentionAtPositions.matches(expected, module, first, kwargs, some, self._projections):
                 self._projections = None
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
@@ -240,16 +240,16 @@ class _SequenceLosses:
         for start in range(0, len(sample.cases), at_once):
             part = slice(start, start + at_once)
             args, kwargs = _some_sequences(self.call, torch.as_tensor(sample.cases[part]))
-            trial = self._trial(args, kwargs, torch.as_tensor(sample.places[part]))
+            trial = self._trial(args, kwargs, torch.as_tensor(sample.positions[part]))
             found.append([mean_square(trial.change(self.rounded.by_weight(candidate))) for candidate in left])
         return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).cpu().numpy()
 
     def _trial(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor
-    ) -> WholeSequences | AttentionAtPlaces:
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Tensor
+    ) -> WholeSequences | AttentionAtPositions:
         if self._projections is None:
-            return WholeSequences(self.module, args, kwargs, places)
-        return AttentionAtPlaces(self.module, args, kwargs, places, self._projections)
+            return WholeSequences(self.module, args, kwargs, positions)
+        return AttentionAtPositions(self.module, args, kwargs, positions, self._projections)
 
 
 def _hidden(call: Call) -> Tensor:

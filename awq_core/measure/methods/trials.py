@@ -39,21 +39,21 @@ class KnownLinear:
     output: Tensor
 
     @cached_property
-    def brief_inputs(self) -> Tensor:
+    def low_precision_inputs(self) -> Tensor:
         """Inputs in the dtype of differences."""
-        return brief(self.inputs)
+        return low_precision(self.inputs)
 
     @cached_property
-    def brief_weight(self) -> Tensor:
+    def low_precision_weight(self) -> Tensor:
         """Weight in the dtype of differences."""
-        return brief(self.weight)
+        return low_precision(self.weight)
 
 
 Known = dict[int, KnownLinear]
 """Linears in full precision, by the identity of their weight."""
 
 
-GIVEN = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+MATCH_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Tolerance by dtype: largest norm of the difference between the outputs of attention at a position and of the whole
 module there, relative to the norm of the output."""
 
@@ -95,72 +95,77 @@ class WholeSequences(Trial):
         module: the module.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
-        places: `(sequences, places)`, positions in each sequence.
+        positions: `(sequences, positions)`, positions in each sequence.
     """
 
-    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor) -> None:
-        self._places = places
+    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Tensor) -> None:
+        self._positions = positions
         super().__init__(module, args, kwargs)
 
     def _output(self, changes: Changes) -> Tensor:
-        return _at(super()._output(changes), self._places)
+        return _at(super()._output(changes), self._positions)
 
 
-class AttentionAtPlaces(Trial):
+class AttentionAtPositions(Trial):
     """Trial of attention with queries at some positions, and keys and values of whole sequences.
 
     The module runs twice: over whole sequences until keys and values are known, with a single head of zeros as queries;
     and at the given positions, with a single head of zeros as keys and values, which are then replaced by the known
-    ones. `gives` tests whether a module supports this.
+    ones. `matches` tests whether a module supports this.
 
     Args:
         module: attention with separate projections of queries, keys and values.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
-        places: `(sequences, places)`, positions in each sequence.
+        positions: `(sequences, positions)`, positions in each sequence.
         projections: identities of the weights of queries, keys and values.
     """
 
     def __init__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor, projections: list[int]
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Tensor,
+        projections: list[int],
     ) -> None:
         self._query, *self._others = projections
         hidden = args[0] if args else kwargs["hidden_states"]
-        length, places = hidden.shape[1], places.to(hidden.device)
-        self._at_places = (
-            tuple(_argument_at(value, places, length) for value in args),
+        length, positions = hidden.shape[1], positions.to(hidden.device)
+        self._at_positions = (
+            tuple(_argument_at(value, positions, length) for value in args),
             {
-                name: None if name == "attention_mask" else _argument_at(value, places, length)
+                name: None if name == "attention_mask" else _argument_at(value, positions, length)
                 for name, value in kwargs.items()
             },
         )
         mask = kwargs.get("attention_mask")
         if mask is None:
-            mask = torch.arange(length, device=places.device) <= places.unsqueeze(2)  # (S, P, T)
+            mask = torch.arange(length, device=positions.device) <= positions.unsqueeze(2)  # (S, P, T)
         else:
-            mask = _at(mask.flatten(0, 1), places)  # one mask per sequence, for all heads
+            mask = _at(mask.flatten(0, 1), positions)  # one mask per sequence, for all heads
         mask = mask.unsqueeze(1)
         self._mask = mask
         super().__init__(module, args, kwargs)
 
     @classmethod
-    def gives(
+    def matches(
         cls,
         expected: Tensor,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        places: Tensor,
+        positions: Tensor,
         projections: list[int],
     ) -> bool:
         """Whether the module can run in this way and gives the expected outputs at the positions.
 
         Args:
-            expected: outputs of the whole module at the positions, `(sequences, places, width)`; for the other
+            expected: outputs of the whole module at the positions, `(sequences, positions, width)`; for the other
                 arguments see the class.
         """
         try:
-            found = cls(module, args, kwargs, places, projections).full
+            found = cls(module, args, kwargs, positions, projections).full
         except Exception:  # modules may fail in any way on tensors of one head
             return False
         if found.shape != expected.shape:
@@ -168,7 +173,7 @@ class AttentionAtPlaces(Trial):
         # Each position is compared by itself, because outputs may be a thousand times as large at some positions as at
         # others (attention sinks).
         off, size = (found - expected).float().norm(dim=-1), expected.float().norm(dim=-1)
-        return bool((off <= GIVEN[expected.dtype] * size).all())
+        return bool((off <= MATCH_TOLERANCE[expected.dtype] * size).all())
 
     def _output(self, changes: Changes) -> Tensor:
         module, args, kwargs = self._call
@@ -176,8 +181,8 @@ class AttentionAtPlaces(Trial):
         whole = _KeysAndValues(self._known, changes, {self._query}, width)
         with torch.no_grad(), suppress(_ReachedAttention), whole:
             module(*args, **kwargs)
-        args, kwargs = self._at_places
-        with torch.no_grad(), _AtPlaces(self._known, changes, {*self._others}, width, whole.reached, self._mask):
+        args, kwargs = self._at_positions
+        with torch.no_grad(), _AtPositions(self._known, changes, {*self._others}, width, whole.reached, self._mask):
             return output_of(module(*args, **kwargs))
 
 
@@ -212,10 +217,10 @@ class Differences(TorchFunctionMode):
         known = self._known[id(key)]
         change = self._changes.get(id(key))
         if change is not None:  # its inputs are unchanged
-            return known.output + known.brief_inputs @ change
+            return known.output + known.low_precision_inputs @ change
         if inputs is known.inputs:
             return known.output
-        return known.output + functional.linear(brief(inputs - known.inputs), known.brief_weight)
+        return known.output + functional.linear(low_precision(inputs - known.inputs), known.low_precision_weight)
 
     def _attention(self, attend: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         return attend(*args, **kwargs)
@@ -261,7 +266,7 @@ class _KeysAndValues(_OneHead):
         raise _ReachedAttention
 
 
-class _AtPlaces(_OneHead):
+class _AtPositions(_OneHead):
     """Context in which attention uses queries at some positions with given keys and values."""
 
     def __init__(
@@ -280,16 +285,16 @@ class _AtPlaces(_OneHead):
     def _attention(self, attend: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         query = args[0] if args else kwargs["query"]
         key, value = self._reached
-        heads, places = query.shape[1:3]
+        heads, positions = query.shape[1:3]
         # Adjacent query heads share a key head: their queries are concatenated, so that no key is repeated.
         shared = heads // key.shape[1]
-        query = query.reshape(len(query), -1, shared * places, query.shape[-1])  # (S, key heads, shared P, d)
+        query = query.reshape(len(query), -1, shared * positions, query.shape[-1])  # (S, key heads, shared P, d)
         mask = self._mask.repeat(1, 1, shared, 1)  # (S, 1, shared P, T)
         found = attend(query, key, value, attn_mask=mask, scale=kwargs.get("scale"))
-        return found.reshape(len(query), heads, places, -1)
+        return found.reshape(len(query), heads, positions, -1)
 
 
-def brief(difference: Tensor) -> Tensor:
+def low_precision(difference: Tensor) -> Tensor:
     """Convert a difference to the dtype in which it is multiplied."""
     exact = difference.dtype != torch.float32 or not multiplies_bfloat16(difference.device)
     return difference if exact else difference.to(torch.bfloat16)
@@ -307,17 +312,17 @@ def output_of(output: Any) -> Tensor:
     return found
 
 
-def _at(values: Tensor, places: Tensor) -> Tensor:
+def _at(values: Tensor, positions: Tensor) -> Tensor:
     """Select values `(sequences or 1, T, ...)` at positions `(sequences, P)`: `(sequences, P, ...)`."""
     if len(values) == 1:
-        return values[0][places]
-    return values[torch.arange(len(values), device=values.device)[:, None], places]
+        return values[0][positions]
+    return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
 
-def _argument_at(value: Any, places: Tensor, length: int) -> Any:
+def _argument_at(value: Any, positions: Tensor, length: int) -> Any:
     """Select an argument of attention at some positions, if it has a dimension of tokens (hidden states, positions)."""
     if isinstance(value, tuple):
-        return tuple(_argument_at(part, places, length) for part in value)
+        return tuple(_argument_at(part, positions, length) for part in value)
     if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == length:
-        return _at(value, places)
+        return _at(value, positions)
     return value

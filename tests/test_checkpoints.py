@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import fixtures.cache.checkpoints
-from fixtures.cache.checkpoints import BlocksOnDisk
+from fixtures.cache.checkpoints import CheckpointsOnDisk
 from fixtures.cache.store import MeasurementCache
 
 KEY = "ab" * 32
@@ -23,7 +23,7 @@ NUMBERS = (xr.Dataset({"x": 42}),)
 
 @pytest.fixture
 def blocks(tmp_path, lines):
-    return BlocksOnDisk(tmp_path / "entry" / "blocks" / "layers", lines.append)
+    return CheckpointsOnDisk(tmp_path / "entry" / "blocks" / "layers", lines.append)
 
 
 def assert_same(found, expected):
@@ -96,7 +96,7 @@ def test_a_stop_while_writing_leaves_nothing_half(blocks, lines, monkeypatch, en
             with pytest.raises(KeyboardInterrupt):
                 blocks.write(1, ARRAYS)
     assert len(files(blocks)) == 1
-    assert BlocksOnDisk(blocks.folder, pytest.fail).read(1) is None
+    assert CheckpointsOnDisk(blocks.folder, pytest.fail).read(1) is None
     assert_same(blocks.read(0), ARRAYS)
     told = "blocks of layers in cache entry entry cannot be kept (No space left on device); if stopped, they are lost"
     assert lines == ([told] if isinstance(end, OSError) else [])
@@ -114,10 +114,10 @@ def stopped(cache, key=KEY):
     """A measurement that keeps two blocks and ends in Ctrl-C."""
 
     def measure():
-        kept = cache.kept_blocks(key, "layers")
+        checkpoints = cache.checkpoints(key, "layers")
         for index in range(2):
-            if kept.read(index) is None:
-                kept.write(index, {"x": np.array(index)})
+            if checkpoints.read(index) is None:
+                checkpoints.write(index, {"x": np.array(index)})
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -129,8 +129,8 @@ def resumed(cache, key=KEY):
     found = []
 
     def measure():
-        kept = cache.kept_blocks(key, "layers")
-        found.extend(index for index in range(3) if kept.read(index) is not None)
+        checkpoints = cache.checkpoints(key, "layers")
+        found.extend(index for index in range(3) if checkpoints.read(index) is not None)
         return NUMBERS
 
     (dataset,) = cache.datasets(key, ("a",), measure)
@@ -152,7 +152,7 @@ def test_a_stopped_measurement_finds_its_blocks_and_a_whole_entry_has_none(tmp_p
 def test_blocks_belong_to_one_key_and_one_stage(tmp_path):
     stopped(MeasurementCache(tmp_path))
     assert resumed(MeasurementCache(tmp_path), "cd" * 32) == []
-    assert MeasurementCache(tmp_path).kept_blocks(KEY, "losses").read(0) is None
+    assert MeasurementCache(tmp_path).checkpoints(KEY, "losses").read(0) is None
     assert resumed(MeasurementCache(tmp_path)) == [0, 1]
 
 
@@ -166,7 +166,7 @@ def test_a_refresh_that_was_killed_goes_on_only_without_the_option(tmp_path):
     stopped(refresh)
     again = MeasurementCache(tmp_path, refresh=True)
     stopped(again)
-    assert again.kept_blocks(KEY, "layers").read(1) is not None  # its own
+    assert again.checkpoints(KEY, "layers").read(1) is not None  # its own
     assert resumed(MeasurementCache(tmp_path)) == [0, 1]
     # Where an older entry is whole, it is read, and the refresh's blocks are dropped.
     stopped(MeasurementCache(tmp_path, refresh=True))
