@@ -111,7 +111,7 @@ def quantize(
     """
     if method not in METHODS:
         raise ValueError(f"no method is called {method!r}; known: {', '.join(METHODS)}")
-    if bits not in BITS:
+    if type(bits) is not int or bits not in BITS:
         raise ValueError(f"bits must be a whole number from {BITS[0]} to {BITS[-1]}, got {bits!r}")
     quantizer = AsymmetricGroups(group_size)
     ids = _checked(token_ids, model.get_input_embeddings().weight.shape[0])

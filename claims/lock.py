@@ -10,6 +10,7 @@ only its code is written otherwise, `--rewritten ID` says so.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import re
@@ -33,6 +34,9 @@ ROW = re.compile(
     r"\| (?P<estimand>.*) \| (?P<threshold>[^|]*) \| (?P<resampled>[^|]*)\|"
 )
 """`| claim (4, 3) † | estimand | threshold | what is resampled |`: id, bits and threshold are the decorator's."""
+
+FOLLOWED, NOT_FOLLOWED = "claims.support.", "claims.support.claim"
+"""Modules whose functions count as part of an estimate's code, and the one that says what a claim is."""
 
 Lock = dict[str, dict[str, Any]]
 """By claim, the registered values by name."""
@@ -133,23 +137,45 @@ def _entry(claim: Claim) -> dict[str, Any]:
 
 
 def _code(claim: Claim) -> str:
-    """The estimate's code with the functions and constants of its file that it uses, without decorators and prose."""
-    source = claim.file.read_text(encoding="utf-8")
-    defined = {name: node for node in ast.parse(source).body for name in _names(node)}
-    found, asked = {}, [claim.estimate.__name__]
+    """The estimate's code with the functions and constants that it uses, without decorators and prose.
+
+    Names of the claim's own file and of `claims/support/` are followed, but for what a claim is (`claim.py`). Metrics
+    and intervals (`awq_core/judging/`) are not: they have tests of their own.
+    """
+    found: dict[tuple[str, str], str] = {}
+    asked = [(claim.file, claim.estimate.__name__)]
     while asked:
-        if (name := asked.pop()) in defined and name not in found:
-            found[name] = without_prose(ast.get_source_segment(source, defined[name]) or "")
-            asked += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-    return "\n".join(found[name] for name in sorted(found))
+        path, name = asked.pop()
+        defined, imported = _names_of(path)
+        if name in imported:
+            asked.append(imported[name])
+        elif name in defined and (path.name, name) not in found:
+            source, node = defined[name]
+            found[path.name, name] = without_prose(source)
+            inside = node.body if isinstance(node, ast.FunctionDef | ast.ClassDef) else [node]
+            names = [part for statement in inside for part in ast.walk(statement) if isinstance(part, ast.Name)]
+            asked += [(path, part.id) for part in names]
+    return "\n".join(found[key] for key in sorted(found))
 
 
-def _names(node: ast.stmt) -> list[str]:
-    """The names that a statement of a file defines."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+@functools.cache
+def _names_of(path: Path) -> tuple[dict[str, tuple[str, ast.stmt]], dict[str, tuple[Path, str]]]:
+    """What a file's names stand for: the source and statement that define one, or the file that it comes from."""
+    text = path.read_text(encoding="utf-8")
+    defined: dict[str, tuple[str, ast.stmt]] = {}
+    imported: dict[str, tuple[Path, str]] = {}
+    for node in ast.parse(text).body:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith(FOLLOWED)
+            and node.module != NOT_FOLLOWED
+        ):
+            file = Path(__file__).parents[1].joinpath(*str(node.module).split(".")).with_suffix(".py")
+            imported |= {alias.asname or alias.name: (file, alias.name) for alias in node.names}
+        names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+        names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else names
+        defined |= {name: (ast.get_source_segment(text, node) or "", node) for name in names}
+    return defined, imported
 
 
 def _hash(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the option that claims from elsewhere need."""
     parser.getgroup("awq claims").addoption(
         "--claims-deviations",
-        type=lambda given: Path(given).expanduser(),
+        type=lambda given: Path(os.path.expanduser(given)),
         default=None,
         metavar="DIR",
         help="folder of registered verdicts, MODEL.toml each, read beside the suite's own",
@@ -86,7 +87,8 @@ def pytest_claims_requirements(config: pytest.Config, items: list[pytest.Item]) 
         config.stash[DEVIATIONS] = {
             name: (
                 read_deviations(name, known=known),
-                Deviations({}, {}) if folder is None else read_deviations(name, folder, known),
+                # Entries for claims of files that this run leaves out are no mistake there.
+                Deviations({}, {}) if folder is None else read_deviations(name, folder),
             )
             for name in config.stash[SESSION].names
         }
@@ -103,12 +105,15 @@ def pytest_claims_requirements(config: pytest.Config, items: list[pytest.Item]) 
 
 @pytest.hookimpl
 def pytest_claims_header(config: pytest.Config, name: str, provenance: dict[str, Any]) -> list[str]:
-    """A line where a run is not like the one whose verdicts are registered."""
+    """Lines where a run is not like the one whose verdicts are registered, or lacks claims that are."""
+    lines, (suite, other) = [], config.stash[DEVIATIONS][name]
     # A control's tokens are drawn when it is measured, after the header.
-    found = (key for file in config.stash[DEVIATIONS][name] for key in file.unmet(provenance) if key in provenance)
-    if not (unmet := list(dict.fromkeys(found))):
-        return []
-    return [f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail"]
+    found = (key for file in (suite, other) for key in file.unmet(provenance) if key in provenance)
+    if unmet := list(dict.fromkeys(found)):
+        lines.append(f"  {', '.join(unmet)} differ from the registered run: a changed verdict warns and does not fail")
+    if absent := sorted(other.entries.keys() - every_key()):
+        lines.append(f"  --claims-deviations registers claims that this run has not collected: {', '.join(absent)}")
+    return lines
 
 
 @pytest.hookimpl

@@ -14,7 +14,7 @@ from typing import Any
 
 from awq_core.judging.evidence import Evidence
 from claims.support.catalogue import the_suites_own
-from claims.support.deviations import FOLDER, DeviationsError, read_deviations, write_deviations
+from claims.support.deviations import FOLDER, Deviations, DeviationsError, read_deviations, write_deviations
 from claims.support.judge import ALONE, LEFT_OUT
 from fixtures.measuring.stages import EVERY, in_words
 from reports.command import Parser
@@ -62,9 +62,17 @@ def _register(record: dict[str, Any], path: Path, elsewhere: Path | None) -> Pat
         raise ValueError(f"{path} holds no claim from elsewhere; run those claims, or leave out --claims-deviations")
     folder = elsewhere or FOLDER
     try:
-        known = read_deviations(model, folder).entries
+        before = read_deviations(model, folder)
     except DeviationsError:
-        known = {}
+        before = Deviations({}, {})
+    known = before.entries
+    # A run may have collected some of a folder's claims: what is registered of the others stays.
+    others = [entry for key, entry in known.items() if elsewhere is not None and key not in {e.key for e in evidence}]
+    if others and (unmet := before.unmet(record["model"])):
+        raise ValueError(
+            f"{path} lacks {others[0].claim}, registered under other conditions ({', '.join(unmet)}); "
+            "run all claims of the folder"
+        )
     kept = {
         e.key: known[e.key].reason
         for e in evidence
@@ -72,7 +80,7 @@ def _register(record: dict[str, Any], path: Path, elsewhere: Path | None) -> Pat
     }
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f"{model}.toml"
-    write_deviations(written, model, evidence, record["model"], kept)
+    write_deviations(written, model, evidence, record["model"], kept, others)
     return written
 
 

@@ -9,15 +9,12 @@ from typing import Any
 
 from awq_core.judging.evidence import WITH_CLIPPING, Verdict
 from awq_core.judging.metrics import window_values
+from awq_core.judging.verdicts import WORTH_RECOVERING
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import DEPLOYED
 from reports.verdict_words import Claim
 
 DECISIVE_CLAIM = "payoff.perplexity@4"
-WORTH_HAVING = 0.005
-"""Nats: the registered threshold of `payoff.perplexity`, in words here and judged by the claim."""
-WORTH_RECOVERING = 0.01
-"""Nats: what round-to-nearest must cost before recovering it is a question (design: "Verdicts")."""
 COMPARED = ("full", "rtn-4", "awq-block-4")
 CLIPPED = ("awq-block-4", "awq-block-clip-4")
 
@@ -202,11 +199,12 @@ def _worth(decisive: Claim | None, lost: float, who: str) -> str:
     """The last words, decided by the claim alone."""
     if decisive is None:
         return "Whether that is worth it was not judged in this run."
+    worth_having = f"{(decisive['threshold'] or {}).get('lower', 0):g} nats"
     match Verdict(decisive["verdict"]):
         case Verdict.SUPPORTED:
-            return f"{who} is worth it on this model: it improves the loss by more than {WORTH_HAVING} nats."
+            return f"{who} is worth it on this model: it improves the loss by more than {worth_having}."
         case Verdict.REFUTED:
-            return f"{who} is not worth it on this model: it improves the loss by less than {WORTH_HAVING} nats."
+            return f"{who} is not worth it on this model: it improves the loss by less than {worth_having}."
         case Verdict.INCONCLUSIVE:
             return f"Whether {who} is worth it on this model cannot be told from this much text."
         case Verdict.INSUFFICIENT if lost < WORTH_RECOVERING:

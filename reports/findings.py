@@ -19,7 +19,16 @@ from awq_core.quantization.quantizers import DEPLOYED
 from reports.command import Parser
 from reports.evidence_file import read_evidence
 from reports.explanations import Explanations, FindingsError, read_explanations
-from reports.verdict_words import APPEARANCES, Claim, catalogue_order, interval_text, number, threshold_text, verdict_of
+from reports.verdict_words import (
+    APPEARANCES,
+    Claim,
+    catalogue_order,
+    grouping,
+    interval_text,
+    number,
+    threshold_text,
+    verdict_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "findings.md"
@@ -109,8 +118,8 @@ def _introduction(
 def _conditions(model: dict[str, Any]) -> str:
     return (
         f"**{model['name']}**: {model['parameters']:,} parameters, revision {model['revision']}, effort "
-        f"{model['effort']}, {model['dtype']}, {model['device']}, seed {model['seed']}; calibrated on "
-        f"{model['calibration_text']}, judged on {model['heldout_text']}"
+        f"{model['effort']}, {model['dtype']}, {model['device']}, {grouping(model)}, seed {model['seed']}; "
+        f"calibrated on {model['calibration_text']}, judged on {model['heldout_text']}"
     )
 
 

@@ -6,6 +6,7 @@ with the user property `claims_models`. Both travel on test reports.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ class Reporter:
 
     def folder(self, model: str) -> Path:
         """Where the model's files go."""
-        output = Path(self.config.getoption("--output", DEFAULT_OUTPUT))
-        return self.config.invocation_params.dir / output.expanduser() / model
+        output = os.path.expanduser(self.config.getoption("--output", DEFAULT_OUTPUT))
+        return self.config.invocation_params.dir / output / model
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """See, before anything is measured, that its reports can be written.

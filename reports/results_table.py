@@ -16,7 +16,7 @@ from typing import Any
 
 from reports.command import Parser
 from reports.evidence_file import read_evidence
-from reports.verdict_words import APPEARANCES, Claim, catalogue_order, number, tally, verdict_of
+from reports.verdict_words import APPEARANCES, Claim, catalogue_order, grouping, number, tally, verdict_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ("reduction_by_family.png", "perplexity_by_strategy.png", "kurtosis_by_block.png")
@@ -88,6 +88,7 @@ def _cell(claim: Claim) -> str:
 def _document(records: Sequence[dict[str, Any]]) -> str:
     texts = "; ".join(
         f"{r['model']['name']}: effort {r['model']['effort']}, {r['model']['dtype']}, {r['model']['device']}, "
+        f"{grouping(r['model'])}, "
         f"seed {r['model']['seed']}, {r['model']['calibration_text']} and {r['model']['heldout_text']}, "
         f"Python {r['model']['python']}"
         for r in records

@@ -23,6 +23,7 @@ from reports.tables import Cell, Table
 from reports.verdict_words import (
     Claim,
     catalogue_order,
+    grouping,
     interval_text,
     is_registered,
     number,
@@ -70,7 +71,7 @@ def counts(claims: Sequence[Claim]) -> str:
 def conditions(run: Run) -> str:
     """What was measured, and how."""
     model = run.model
-    how = [model.get(key) for key in ("effort", "dtype", "device_name")]
+    how = [*(model.get(key) for key in ("effort", "dtype", "device_name")), grouping(model)]
     texts = [model.get(key) for key in ("calibration_text", "heldout_text")]
     words = [*how, " and ".join(str(text) for text in texts if text), run.record.get("generated")]
     return f"Measured: {', '.join(str(word) for word in words if word)}."

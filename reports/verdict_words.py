@@ -6,11 +6,12 @@ Evidence travels as the plain dictionary of `Evidence.as_dict`, because that is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from awq_core.judging.evidence import Verdict, interval_in_words
+from awq_core.quantization.quantizers import DEPLOYED
 
 Claim = dict[str, Any]
 """One judged claim: exactly `Evidence.as_dict()`."""
@@ -205,6 +206,11 @@ def _beside(value: float, edges: Sequence[float], digits: int) -> str:
         if all(value == edge or text != number(edge, enough) for edge in edges):
             return text
     return number(value, MOST_DIGITS)
+
+
+def grouping(model: Mapping[str, Any]) -> str:
+    """The deployed quantizer's group size in words, from a model's provenance; older runs had one alone."""
+    return f"groups of {model.get('group_size', DEPLOYED.group_size)}"
 
 
 def threshold_text(claim: Claim) -> str:

@@ -78,10 +78,19 @@ def test_what_an_estimate_uses_in_its_file_counts_and_prose_does_not(tmp_path: A
 
     first = hashed("N = 3\ndef mean(x):\n    return x / N\ndef test_mine(m, s):\n    return mean(m)\n")
     assert hashed("N = 4\ndef mean(x):\n    return x / N\ndef test_mine(m, s):\n    return mean(m)\n") != first
+    both = "M, N = 1, {}\ndef test_mine(m, s):\n    return m / N\n"
+    assert hashed(both.format(3)) != hashed(both.format(4))
     prose = (
         'N = 3  # three\ndef mean(x):\n    """Mean."""\n    return x / N\n\ndef test_mine(m, s):\n    return mean(m)\n'
     )
     assert hashed(prose) == first
+
+
+def test_what_an_estimate_uses_of_the_claims_support_counts(tmp_path: Any, monkeypatch: Any) -> None:
+    assert "def layers_gain(" in lock._code(LAYERS), "the estimate of payoff.layers is in readers.py"
+    assert "@claim" not in lock._code(LAYERS)
+    assert "REGISTRY" not in lock._code(LAYERS)
+    assert "KURTOSIS_FLOOR = " in lock._code(CATALOGUE["localization.kurtosis"])
 
 
 def test_a_new_claim_gets_its_row_and_one_that_is_gone_loses_it() -> None:

@@ -105,7 +105,16 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/such/folder", "./nothere", "~/nothere", "model.gguf", "weights/model.gguf", "/no/such/model.gguf"]
+    "name",
+    [
+        "/no/such/folder",
+        "./nothere",
+        "~/nothere",
+        "~nobody-here/model",
+        "model.gguf",
+        "weights/model.gguf",
+        "/no/such/model.gguf",
+    ],
 )
 def test_a_path_that_leads_nowhere_is_said_to(name: str) -> None:
     assert message_of(name) == f"--model {name!r}: no such file or folder; check the path"

@@ -32,11 +32,24 @@ SCRIPT = (TEMPLATES / "report.js").read_text("utf-8")
 
 
 def config(**given):
-    return SimpleNamespace(getoption=lambda name, default=None: given.get(name.strip("-").replace("-", "_"), default))
+    return SimpleNamespace(
+        getoption=lambda name, default=None: given.get(name.strip("-").replace("-", "_"), default),
+        args=given.get("args", ["claims"]),
+        invocation_params=SimpleNamespace(dir=Path(reports.__file__).parents[1]),
+    )
 
 
 def phase(claim, node="claims/test_x.py::test_0[4-bit]", **fields):
-    made = Phase(node=node, name=node, outcome="passed", seconds=1.5, claim=claim, account="", output="")
+    made = Phase(
+        node=node,
+        file=node.partition("::")[0],
+        name=node,
+        outcome="passed",
+        seconds=1.5,
+        claim=claim,
+        account="",
+        output="",
+    )
     return replace(made, **fields)
 
 
@@ -306,7 +319,8 @@ PROVENANCE = {"kind": "embedded", "effort": "quick", "device": "cpu", "dtype": "
 
 def test_the_command_names_the_claim_and_all_that_its_numbers_depend_on():
     repeat = Repeat(config(seed=0), ["embedded-small"], PROVENANCE)
-    assert repeat.claim("claims/test_payoff.py::test_layers[4-bit-embedded-small]", ["embedded-small"]) == (
+    test = phase(None, "claims/test_payoff.py::test_layers[4-bit-embedded-small]")
+    assert repeat.claim(test, ["embedded-small"]) == (
         'pytest "claims/test_payoff.py::test_layers[4-bit-embedded-small]" --model embedded-small '
         "--effort quick --device cpu --dtype float32 --seed 0 --output reports/repeated"
     )
@@ -321,6 +335,20 @@ def test_the_command_asks_for_models_and_texts_as_the_user_did():
     assert repeat.run(["small", "tiny"]) == (
         'pytest claims --model "my models/tiny" --model org/small --effort paper --device cpu --dtype float32 '
         "--seed 3 --calibration-text mine.txt"
+    )
+
+
+def test_claims_from_outside_the_project_are_named_by_their_files():
+    given = config(args=["claims", "../my_claims"], claims_deviations="../my_claims/deviations", seed=0)
+    repeat = Repeat(given, ["tiny"], {"kind": "control"})
+    # Pytest's own ids of files outside its root leave out where these are.
+    test = phase(None, "test_mine.py::test_ten[any-bits-tiny]", file="../my_claims/test_mine.py")
+    assert repeat.claim(test, ["tiny"]) == (
+        'pytest -c pyproject.toml "../my_claims/test_mine.py::test_ten[any-bits-tiny]" --model tiny --seed 0 '
+        "--claims-deviations ../my_claims/deviations --output reports/repeated"
+    )
+    assert repeat.run(["tiny"]) == (
+        "pytest claims ../my_claims --model tiny --seed 0 --claims-deviations ../my_claims/deviations"
     )
 
 

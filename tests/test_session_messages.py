@@ -248,7 +248,7 @@ def test_claims_in_several_processes_are_refused(suite, claims):
 
 def test_the_suite_s_own_tests_may_run_in_several_processes(suite):
     pytest.importorskip("xdist")
-    own = ("tests/test_racing.py", "claims/quantizer_math/test_duo_scales.py")
+    own = ("tests/test_looks_coverage.py", "claims/quantizer_math/test_duo_scales.py")
     result = suite.run("-n1", model="", claims=own)  # two would only start more slowly
     assert result.ret == pytest.ExitCode.OK
     assert result.parseoutcomes()["passed"] > 1

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from awq_core.architectures.description import Architecture, Fold, Site
 
-_LLAMA_SITES = (
+LLAMA_SITES = (
     Site(
         "attention_in",
         "attention_in",
@@ -21,7 +21,7 @@ _LLAMA_SITES = (
     Site("mlp_out", "mlp_out", (("down", "mlp.down_proj"),)),
 )
 
-_LLAMA_FOLDS = (
+LLAMA_FOLDS = (
     Fold(("attention_in",), "input_layernorm", "norm", "self_attn"),
     Fold(("attention_out",), "self_attn.v_proj", "linear", "self_attn.o_proj"),
     Fold(("mlp_in",), "post_attention_layernorm", "norm", "mlp"),
@@ -31,7 +31,7 @@ _LLAMA_FOLDS = (
 
 def _gemma_folds(mlp_norm: str) -> tuple[Fold, ...]:
     """Llama's folds, with norms that multiply by 1 + weight and the given norm before the MLP."""
-    attention_in, attention_out, mlp_in, mlp_out = _LLAMA_FOLDS
+    attention_in, attention_out, mlp_in, mlp_out = LLAMA_FOLDS
     return (
         replace(attention_in, kind="norm-plus-one"),
         attention_out,
@@ -41,7 +41,7 @@ def _gemma_folds(mlp_norm: str) -> tuple[Fold, ...]:
 
 
 _MIXTURE_SITES = (
-    *_LLAMA_SITES[:2],
+    *LLAMA_SITES[:2],
     Site(
         "mlp_in.{expert}",
         "mlp_in",
@@ -54,21 +54,21 @@ _MIXTURE_IN = Fold(("mlp_in.{expert}",), "post_attention_layernorm", "norm", "ml
 _MIXTURE_OUT = Fold(("mlp_out.{expert}",), "mlp.experts.{expert}.up_proj", "linear", "mlp.experts.{expert}.down_proj")
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture(("llama", "mistral", "qwen2", "qwen3"), "model.layers", _LLAMA_SITES, _LLAMA_FOLDS),
-    Architecture(("gemma",), "model.layers", _LLAMA_SITES, _gemma_folds("post_attention_layernorm")),
+    Architecture(("llama", "mistral", "qwen2", "qwen3"), "model.layers", LLAMA_SITES, LLAMA_FOLDS),
+    Architecture(("gemma",), "model.layers", LLAMA_SITES, _gemma_folds("post_attention_layernorm")),
     Architecture(
         ("gemma2",),
         "model.layers",
-        _LLAMA_SITES,
+        LLAMA_SITES,
         _gemma_folds("pre_feedforward_layernorm"),
         attention="eager",  # sdpa cannot cap the attention scores
     ),
-    Architecture(("gemma3_text",), "model.layers", _LLAMA_SITES, _gemma_folds("pre_feedforward_layernorm")),
+    Architecture(("gemma3_text",), "model.layers", LLAMA_SITES, _gemma_folds("pre_feedforward_layernorm")),
     Architecture(
         ("phi",),  # Phi-1, Phi-1.5, Phi-2: attention and MLP run in parallel and read the same norm
         "model.layers",
         (
-            _LLAMA_SITES[0],
+            LLAMA_SITES[0],
             Site("attention_out", "attention_out", (("o", "self_attn.dense"),)),
             Site("mlp_in", "mlp_in", (("up", "mlp.fc1"),)),
             Site("mlp_out", "mlp_out", (("down", "mlp.fc2"),)),
@@ -83,14 +83,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "model.layers",
         (
             Site("attention_in", "attention_in", (("qkv", "self_attn.qkv_proj"),)),
-            _LLAMA_SITES[1],
+            LLAMA_SITES[1],
             Site("mlp_in", "mlp_in", (("gate_up", "mlp.gate_up_proj"),)),
-            _LLAMA_SITES[3],
+            LLAMA_SITES[3],
         ),
         (
-            _LLAMA_FOLDS[0],
+            LLAMA_FOLDS[0],
             Fold(("attention_out",), "self_attn.qkv_proj", "linear", "self_attn.o_proj", rows="last"),
-            _LLAMA_FOLDS[2],
+            LLAMA_FOLDS[2],
             Fold(("mlp_out",), "mlp.gate_up_proj", "linear", "mlp.down_proj", rows="last"),
         ),
     ),
@@ -113,7 +113,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         ("opt",),
         "model.decoder.layers",
         (
-            _LLAMA_SITES[0],
+            LLAMA_SITES[0],
             Site("attention_out", "attention_out", (("o", "self_attn.out_proj"),)),
             Site("mlp_in", "mlp_in", (("up", "fc1"),)),
             Site("mlp_out", "mlp_out", (("down", "fc2"),)),
@@ -153,7 +153,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         ("mixtral",),
         "model.layers",
         _MIXTURE_SITES,
-        (*_LLAMA_FOLDS[:2], _MIXTURE_IN, _MIXTURE_OUT),
+        (*LLAMA_FOLDS[:2], _MIXTURE_IN, _MIXTURE_OUT),
         experts="num_local_experts",
     ),
     Architecture(
@@ -169,7 +169,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             Site("mlp_out.shared", "mlp_out", (("down", "mlp.shared_expert.down_proj"),)),
         ),
         (
-            *_LLAMA_FOLDS[:2],
+            *LLAMA_FOLDS[:2],
             replace(
                 _MIXTURE_IN,
                 sites=("mlp_in.{expert}", "mlp_in.shared"),

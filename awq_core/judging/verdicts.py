@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from awq_core.judging.evidence import Contrary, Interval, Judgement, Threshold, Verdict
 from awq_core.judging.intervals import Estimate
 
+WORTH_RECOVERING = 0.01
+"""Nats that round-to-nearest must cost before a claim about recovering damage is judged (design: the dagger)."""
+
 WORST = 5
 """Number of parts (usually linears) that a failing claim names."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -44,7 +45,12 @@ class Quantizer(ABC):
     kind: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.kind] = cls
+        kind = vars(cls).get("kind")
+        if kind is None:  # a base of others
+            return
+        if kind in KINDS:
+            raise ValueError(f"two quantizers are of kind {kind!r}: {KINDS[kind].__name__} and {cls.__name__}")
+        KINDS[kind] = cls
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ class AsymmetricGroups(Quantizer):
 
     def group_size_for(self, in_features: int) -> int:
         """The group size where it divides the width, else the width's largest divisor from 32 to it, else the row."""
-        sizes = range(self.group_size, min(self.group_size, SMALLEST_GROUP) - 1, -1)
+        sizes = range(min(self.group_size, in_features), min(self.group_size, SMALLEST_GROUP) - 1, -1)
         return next((size for size in sizes if in_features % size == 0), in_features)
 
     def round(self, weight: Tensor, bits: int) -> Tensor:
@@ -155,10 +161,11 @@ def quantizer_named(name: str) -> Quantizer:
         ValueError: if no registered class makes it.
     """
     kind, size = re.fullmatch(r"(.*?)(?:-g(\d+))?", name, re.DOTALL).groups()  # type: ignore[union-attr]
-    try:
-        return KINDS[kind](*([int(size)] if size else []))
-    except (KeyError, TypeError):
-        raise ValueError(f"no quantizer is called {name!r}; known: {', '.join(sorted(KINDS))}") from None
+    with suppress(KeyError, TypeError):
+        made = KINDS[kind](*([int(size)] if size else []))
+        if made.name == name:  # and not a group size of its own choosing
+            return made
+    raise ValueError(f"no quantizer is called {name!r}; known: {', '.join(sorted(KINDS))}")
 
 
 class QuantizedGroups(NamedTuple):

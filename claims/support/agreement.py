@@ -11,7 +11,7 @@ from awq_core.judging.evidence import Verdict
 from awq_core.judging.intervals import Estimate, two_sample_jackknife
 from awq_core.judging.metrics import site_kurtosis
 from awq_core.measured import Measured
-from claims.support.catalogue import whole_catalogue
+from claims.support.catalogue import the_suites_own
 from claims.support.claim import Pair, Reported, Setting
 from claims.support.judge import judge
 
@@ -38,7 +38,7 @@ def agreeing_verdicts(pair: Pair, setting: Setting) -> Reported:
     """The share of claims on which the sizes have the same verdict, and each claim's two verdicts."""
     table: dict[str, float | str] = {}
     same = compared = same_decided = decided = 0
-    for claim in whole_catalogue().values():
+    for claim in the_suites_own().values():
         if claim.level == "pair" or claim.threshold is None:
             continue
         for bits in claim.bits or (None,):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from awq_core.judging.evidence import Evidence, Verdict
+from awq_core.quantization.quantizers import DEPLOYED
 
 FOLDER = Path(__file__).parent.parent / "deviations"
 CONDITIONS = (
@@ -27,6 +28,9 @@ CONDITIONS = (
     "weights_hash",
 )
 """Keys of a model's provenance that must be the same for a changed verdict to fail rather than warn."""
+
+UNSAID = {"group_size": DEPLOYED.group_size}
+"""Conditions of files that were written before a run could have others."""
 
 
 class DeviationsError(ValueError):
@@ -58,11 +62,13 @@ class Deviations:
 
     def conditions_met(self, provenance: dict[str, Any]) -> bool:
         """Whether this run is like the registered one. Without a file there is nothing to be like."""
-        return bool(self.conditions) and all(provenance.get(k) == v for k, v in self.conditions.items())
+        return bool(self.conditions) and not self.unmet(provenance)
 
     def unmet(self, provenance: dict[str, Any]) -> list[str]:
         """Names of the conditions that differ."""
-        return [key for key, value in self.conditions.items() if provenance.get(key) != value]
+        conditions = {**UNSAID, **self.conditions} if self.conditions else {}
+        found = {**UNSAID, **provenance}
+        return [key for key, value in conditions.items() if found.get(key) != value]
 
     def registration(self, evidence: Evidence, provenance: dict[str, Any]) -> dict[str, Any] | None:
         """What the file says about a claim, for the evidence; None where the model has no file.
@@ -125,7 +131,12 @@ def read_deviations(model: str, folder: Path | None = None, known: Collection[st
 
 
 def write_deviations(
-    path: Path, model: str, evidence: Iterable[Evidence], provenance: dict[str, Any], reasons: dict[str, str]
+    path: Path,
+    model: str,
+    evidence: Iterable[Evidence],
+    provenance: dict[str, Any],
+    reasons: dict[str, str],
+    others: Iterable[Registered] = (),
 ) -> None:
     """Write a model's file from the evidence of a run.
 
@@ -135,17 +146,21 @@ def write_deviations(
         evidence: of every claim judged on the model.
         provenance: of the run.
         reasons: by the claim's key, where one is already known; otherwise the measured numbers stand.
+        others: entries of claims that the run did not judge, which stay.
     """
     lines = [f"# Verdicts known for {model} that are not `supported`. Written by `python -m claims.register`.", ""]
     lines += ["[conditions]"]
     lines += [f"{key} = {_toml(provenance[key])}" for key in CONDITIONS if provenance.get(key) is not None]
-    for item in evidence:
-        if item.verdict in (Verdict.SUPPORTED, Verdict.REPORTED):
-            continue
-        reason = reasons.get(item.key) or _measured_reason(item)
-        lines += ["", "[[verdict]]", f"claim = {_toml(item.id)}"]
-        lines += [f"bits = {item.bits}"] if item.bits is not None else []
-        lines += [f"version = {item.version}", f"verdict = {_toml(item.verdict.value)}", f"reason = {_toml(reason)}"]
+    entries = [
+        Registered(item.id, item.bits, item.version, item.verdict, reasons.get(item.key) or _measured_reason(item))
+        for item in evidence
+        if item.verdict not in (Verdict.SUPPORTED, Verdict.REPORTED)
+    ]
+    for entry in [*entries, *others]:
+        lines += ["", "[[verdict]]", f"claim = {_toml(entry.claim)}"]
+        lines += [f"bits = {entry.bits}"] if entry.bits is not None else []
+        lines += [f"version = {entry.version}", f"verdict = {_toml(entry.verdict.value)}"]
+        lines += [f"reason = {_toml(entry.reason)}"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

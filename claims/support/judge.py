@@ -25,8 +25,9 @@ LACKS = {InsufficientDataError: Verdict.INSUFFICIENT, NotApplicableError: Verdic
 """What an estimate may lack, and the verdict that says so."""
 
 ALONE = "replication needs two sizes of a family; give --model twice"
+"""Reason of a claim about two sizes in a run of one: nothing that is to be registered."""
 LEFT_OUT = "not measured (--stages)"
-"""Why a claim is not applicable to what a run asked for, rather than to the model: nothing that is to be registered."""
+"""End of the reason of a claim whose stages a run left out: nothing that is to be registered."""
 
 
 def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: bool = True) -> Evidence:
@@ -52,23 +53,20 @@ def judge(claim: Claim, subject: Measured | Pair, setting: Setting, *, beside: b
     losses = models[0].losses if claim.level == "model" else None
     looks = count_of(losses)
     if losses is None or looks == 1:
-        return _judge_once(claim, subject, models, setting, beside)
+        return _judge_once(claim, models, setting, beside)
     for look in range(looks):
         at = replace(models[0], losses=at_look(losses, look))
         try:
-            evidence = _judge_once(claim, at, [at], setting, beside)
-        except UndecidedError:
+            evidence = _judge_once(claim, [at], setting, beside)
+        except UndecidedError:  # never at the last look
             continue
-        if evidence.verdict is not Verdict.INCONCLUSIVE or look == looks - 1:
+        if evidence.verdict is not Verdict.INCONCLUSIVE:
             break
     return evidence
 
 
-def _judge_once(
-    claim: Claim, subject: Measured | Pair, models: list[Measured], setting: Setting, beside: bool
-) -> Evidence:
+def _judge_once(claim: Claim, models: list[Measured], setting: Setting, beside: bool) -> Evidence:
     """Judge the claim on the measurements as they stand, at one look."""
-    asked = models[0] if isinstance(subject, Measured) else tuple(models)
     evidence = Evidence(
         id=claim.id,
         bits=setting.bits,
@@ -78,17 +76,12 @@ def _judge_once(
         source=claim.source,
         kind=claim.kind,
         models=[measured.name for measured in models],
-        verdict=Verdict.REPORTED,
+        verdict=Verdict.REPORTED,  # until it is judged
         threshold=claim.threshold,
         unit=claim.unit,
     )
     try:
-        if claim.level == "pair" and len(models) < 2:
-            raise NotApplicableError(ALONE)
-        if missing := not_measured(claim, models):
-            verb = "was" if missing == ["traffic"] else "were"
-            raise NotApplicableError(f"{in_words(missing)} {verb} {LEFT_OUT}")
-        result = claim.estimate(asked, setting)
+        result = _estimate(claim, models, setting)
     except tuple(LACKS) as lack:
         evidence.verdict, evidence.reason = LACKS[type(lack)], str(lack)
         return evidence
@@ -96,7 +89,7 @@ def _judge_once(
         evidence.estimate, evidence.readings = result.value, dict(result.readings)
         return evidence
     assert claim.threshold is not None, f"{claim.id} returns an estimate and needs a threshold"
-    _decide(evidence, _parts(result), claim.threshold)
+    _record_verdict(evidence, _parts(result), claim.threshold)
     if beside and claim.level != "model":
         evidence.twin_estimate = _on_twins(claim, models, setting)
         if claim.level == "layer" and setting.bits is not None:
@@ -107,6 +100,21 @@ def _judge_once(
         by_name = dict(zip(map(str, gains["linear"].values), map(float, gains.values), strict=True))
         evidence.contrary, evidence.ranking = most_contrary(by_name, Threshold(lower=1.0)), Ranking.HELPED_LEAST
     return evidence
+
+
+def _estimate(claim: Claim, models: list[Measured], setting: Setting) -> Result:
+    """The claim's estimate, on one model or on two sizes.
+
+    Raises:
+        NotApplicableError: also where the second size is missing, or a run left out a stage that the claim reads.
+        InsufficientDataError: from the claim.
+    """
+    if claim.level == "pair" and len(models) < 2:
+        raise NotApplicableError(ALONE)
+    if missing := not_measured(claim, models):
+        verb = "was" if missing == ["traffic"] else "were"
+        raise NotApplicableError(f"{in_words(missing)} {verb} {LEFT_OUT}")
+    return claim.estimate(tuple(models) if claim.level == "pair" else models[0], setting)
 
 
 def not_measured(claim: Claim, models: Sequence[Measured]) -> list[Stage]:
@@ -124,7 +132,7 @@ def _parts(result: Result) -> Parts:
     return result if isinstance(result, dict) else {"": result}
 
 
-def _judged(parts: Parts, threshold: Threshold) -> tuple[dict[str, Judgement], str]:
+def _judge_parts(parts: Parts, threshold: Threshold) -> tuple[dict[str, Judgement], str]:
     """Every part's judgement, and the part that carries the verdict: of those that share it, the worst."""
     judged = {name: judgement(part, threshold) for name, part in parts.items()}
     verdict = verdict_of_parts([part.verdict for part in judged.values()])
@@ -132,8 +140,8 @@ def _judged(parts: Parts, threshold: Threshold) -> tuple[dict[str, Judgement], s
     return judged, min(sharing, key=lambda name: margin(parts[name].value, threshold))
 
 
-def _decide(evidence: Evidence, parts: Parts, threshold: Threshold) -> None:
-    judged, deciding = _judged(parts, threshold)
+def _record_verdict(evidence: Evidence, parts: Parts, threshold: Threshold) -> None:
+    judged, deciding = _judge_parts(parts, threshold)
     shown, estimate = judged[deciding], parts[deciding]
     evidence.verdict, evidence.reason = shown.verdict, shown.reason
     evidence.estimate, evidence.interval = shown.estimate, shown.interval
@@ -176,5 +184,5 @@ def _diagnostic_variant(claim: Claim, measured: Measured, seed: int) -> Judgemen
         result = claim.estimate(measured, replace(DIAGNOSTIC_SETTING, seed=seed))
     except tuple(LACKS) as lack:
         return Judgement(LACKS[type(lack)], reason=str(lack))
-    judged, deciding = _judged(_parts(result), claim.threshold)
+    judged, deciding = _judge_parts(_parts(result), claim.threshold)
     return judged[deciding]

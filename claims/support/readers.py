@@ -8,21 +8,15 @@ import numpy as np
 import xarray as xr
 
 from awq_core.judging.by_block import estimate_by_block, summarising
-from awq_core.judging.evidence import Interval, Threshold, Verdict
+from awq_core.judging.evidence import Interval, Verdict
 from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.judging.metrics import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
-from awq_core.judging.verdicts import verdict_of
+from awq_core.judging.verdicts import WORTH_RECOVERING, verdict_of
 from awq_core.measure.layers.importance import SMALLEST_WIDTH
 from awq_core.measure.methods.looks import is_last
 from awq_core.measured import Measured
 from claims.support.claim import NotApplicableError, Setting
 from claims.support.model_losses import mean_over_windows
-
-WORTH_RECOVERING = 0.01
-"""nats: with less damage than this, a claim about recovering damage has nothing to judge (design: the dagger)."""
-
-LAYERS_THRESHOLD = Threshold(lower=1.02)
-"""Of `payoff.layers`, on which other claims wait."""
 
 
 class UndecidedError(Exception):
@@ -113,10 +107,14 @@ def where_layers_gain(measured: Measured, setting: Setting) -> None:
     """
     # With that claim's own seed, or the two could differ where its interval ends near the threshold.
     gain = layers_gain(measured, setting.for_claim("payoff.layers"))
-    if verdict_of(gain.interval, LAYERS_THRESHOLD) is not Verdict.SUPPORTED:
+    from claims.support.catalogue import whole_catalogue  # the catalogue's files import this one
+
+    threshold = whole_catalogue()["payoff.layers"].threshold
+    assert threshold is not None
+    if verdict_of(gain.interval, threshold) is not Verdict.SUPPORTED:
         raise NotApplicableError(
             f"payoff.layers is not supported at {setting.bits} bits (interval [{gain.interval.lower:.4g}, "
-            f"{gain.interval.upper:.4g}], needs {LAYERS_THRESHOLD}): no gain is established"
+            f"{gain.interval.upper:.4g}], needs {threshold}): no gain is established"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from awq_core.measure.methods.looks import NotScoredError
 from awq_core.measured import Measured
-from claims.support.catalogue import whole_catalogue
+from claims.support.catalogue import the_suites_own
 from claims.support.claim import Claim, Setting
 from claims.support.judge import judge
 
@@ -30,7 +30,7 @@ def claims_about_models(asked: Iterable[Asked]) -> list[Asked]:
         if claim.level == "pair" and "losses" in claim.reads:
             found += [
                 (other, replace(setting, bits=bits))
-                for other in whole_catalogue().values()
+                for other in the_suites_own().values()
                 if other.level == "model"
                 for bits in other.bits or (None,)
             ]

@@ -30,14 +30,14 @@ from enum import StrEnum
 from scipy import stats
 
 from awq_core.judging.evidence import Scale, Verdict
-from reports.verdict_words import Claim, is_judged, number, verdict_of
+from reports.verdict_words import Claim, is_judged, number, threshold_text, verdict_of
 
 ROUNDING = 1e-6
 """Relative difference that arithmetic in another order may leave."""
 EXACT_SHARE = 0.01
-"""Of an exact estimate's distance to its threshold."""
+"""Largest difference of exact estimates that is none, as a share of the first one\'s distance to its threshold."""
 LEVEL = 0.01
-"""Of the test of a difference: the share of unmoved estimates that independent runs flag."""
+"""Level of the test of a difference: the share of unmoved estimates that independent runs flag."""
 OPPOSITE = {Verdict.SUPPORTED, Verdict.REFUTED}
 
 
@@ -107,47 +107,48 @@ def difference(before: Claim, now: Claim) -> Difference | None:
     if any(claim["estimate"] is None or not claim["interval"] for claim in (before, now)):
         return None
     first, second = float(before["estimate"]), float(now["estimate"])
-    if _is_a_point(before) and _is_a_point(now):
-        allowed = max(ROUNDING * max(abs(first), abs(second)), EXACT_SHARE * _distance_to_threshold(before))
+    if _has_no_spread(before) and _has_no_spread(now):
+        noise = max(ROUNDING * max(abs(first), abs(second)), EXACT_SHARE * _distance_to_threshold(before))
         size = abs(second - first)
-        return Difference(size, allowed, 0.0 if size > allowed else 1.0)
+        return Difference(size, noise, 0.0 if size > noise else 1.0)
     logarithmic = min(first, second) > 0 and all(
-        _is_a_point(claim) or claim["interval"]["scale"] == Scale.LOGARITHM for claim in (before, now)
+        _has_no_spread(claim) or claim["interval"]["scale"] == Scale.LOGARITHM for claim in (before, now)
     )
     size = abs(math.log(second / first)) if logarithmic else abs(second - first)
-    return Difference(size, *_welch(size, [_variance(claim, logarithmic) for claim in (before, now)]), logarithmic)
+    noise, p_value = _welch(size, [_variance(claim, logarithmic) for claim in (before, now)])
+    return Difference(size, noise, p_value, logarithmic)
 
 
 def change(before: Claim | None, now: Claim | None) -> Change:
     """What became of a claim between two runs of the same model; None stands for a run that lacks it."""
     if before is None or now is None:
         return Change() if before is now else Change((Kind.NEW if before is None else Kind.REMOVED,))
-    moved, says = _moved_terms(before, now)
-    first, second = verdict_of(before), verdict_of(now)
-    verdicts = "" if first is second else f"{second}, was {first}"
+    kinds, says = _moved_terms(before, now)
+    was, became = verdict_of(before), verdict_of(now)
+    verdicts = "" if was is became else f"{became}, was {was}"
     if not is_judged(before) and not is_judged(now):
-        return Change(tuple(moved), "; ".join([*says, *filter(None, [verdicts])]))
+        return _told(kinds, [*says, verdicts])
     # A claim about two sizes, asked of one, is not judged for lack of the other: that is the command's doing.
     if sorted(before["models"]) != sorted(now["models"]) and max(len(before["models"]), len(now["models"])) > 1:
         asked = f"{' and '.join(now['models'])}, was {' and '.join(before['models'])}"
-        return Change((*moved, Kind.OTHER_SIZES), "; ".join([*says, asked]))
+        return _told([*kinds, Kind.OTHER_SIZES], [*says, asked])
     if is_judged(before) != is_judged(now):
-        reason = str((before if is_judged(now) else now)["reason"])
-        kind = Kind.JUDGED if is_judged(now) else Kind.UNJUDGED
-        return Change((*moved, kind), "; ".join([*says, verdicts, *filter(None, [reason])]))
+        kind, lacking = (Kind.JUDGED, before) if is_judged(now) else (Kind.UNJUDGED, now)
+        return _told([*kinds, kind], [*says, verdicts, str(lacking["reason"])])
     apart = difference(before, now)
-    kinds = list(moved)
     if apart is not None and apart.beyond_noise:
         kinds.append(Kind.ESTIMATE)
         says.append(f"{number(before['estimate'])} → {number(now['estimate'])} ({apart})")
         says += _other_part(before, now)
-    if {first, second} == OPPOSITE:
+    if {was, became} == OPPOSITE:
         kinds.append(Kind.FLIPPED)
-    if verdicts:
-        says.append(verdicts)
-        if not kinds:
-            kinds.append(Kind.DRIFT)
-    return Change(tuple(kinds), "; ".join(says), apart)
+    if verdicts and not kinds:
+        kinds.append(Kind.DRIFT)
+    return _told(kinds, [*says, verdicts], apart)
+
+
+def _told(kinds: list[Kind], says: list[str], apart: Difference | None = None) -> Change:
+    return Change(tuple(kinds), "; ".join(filter(None, says)), apart)
 
 
 def contrast(first: Claim | None, second: Claim | None) -> Change:
@@ -173,8 +174,8 @@ def _moved_terms(before: Claim, now: Claim) -> tuple[list[Kind], list[str]]:
         says.append(f"version {before['version']} → {now['version']}")
     if _edges(before) != _edges(now):
         kinds.append(Kind.THRESHOLD)
-        texts = [claim["threshold"]["text"] if claim["threshold"] else "none" for claim in (before, now)]
-        says.append(f"threshold {texts[0]} → {texts[1]}".replace("-", "−"))
+        texts = [threshold_text(claim) or "none" for claim in (before, now)]
+        says.append(f"threshold {texts[0]} → {texts[1]}")
     return kinds, says
 
 
@@ -198,7 +199,7 @@ def _distance_to_threshold(claim: Claim) -> float:
     return min((abs(float(claim["estimate"]) - edge) for edge in edges), default=0.0)
 
 
-def _is_a_point(claim: Claim) -> bool:
+def _has_no_spread(claim: Claim) -> bool:
     return bool(claim["interval"]["standard_error"] == 0)
 
 

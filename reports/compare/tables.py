@@ -6,7 +6,7 @@ from reports.compare.changes import Change, Kind
 from reports.compare.runs import Comparison, Row
 from reports.html.environment import render
 from reports.tables import Cell, Table
-from reports.verdict_words import APPEARANCES, Claim, interval_text, number, threshold_text, verdict_of
+from reports.verdict_words import APPEARANCES, Claim, grouping, interval_text, number, threshold_text, verdict_of
 
 DIGITS = 3
 SYMBOLS = {Kind.DRIFT: "≈", Kind.OTHER_SIZES: "≈", Kind.DIFFERS: "≠", Kind.NEW: "+", Kind.REMOVED: "−"}
@@ -44,7 +44,7 @@ def runs_table(comparison: Comparison) -> Table:
     for run in comparison.runs:
         model = run.model
         tokens = " ".join(str(model.get(key, "?"))[:8] for key in ("calibration_hash", "heldout_hash"))
-        how = [model.get("effort"), model.get("dtype"), model.get("device_name")]
+        how = [model.get("effort"), model.get("dtype"), model.get("device_name"), grouping(model)]
         values = [
             run.name,
             str(model.get("weights_hash") or model.get("revision") or "")[:12],

@@ -44,8 +44,6 @@ AWQ_LIGHT = "#9a8fd6"
 GPTQ = "#0f7c78"
 KEPT = "#a35a00"
 TWIN = "#8a929c"
-BLOCK_SHADES = "viridis"
-"""Matplotlib's sequential map, even in lightness and safe for the colour-blind."""
 GAIN_SHADES = "PuOr_r"
 """Diverging: purple where AWQ loses, orange where it gains; safe for the colour-blind."""
 

@@ -19,7 +19,7 @@ from reports.html.environment import render
 from reports.html.pictures import Figure, figure_of, figures
 from reports.html.run import Phase, Repeat
 from reports.published import Published
-from reports.verdict_words import Claim, catalogue_order
+from reports.verdict_words import Claim, catalogue_order, grouping
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Report:
         for anchor, claim in _anchored(self.claims).items():
             entry = Entry(claim, anchor, figure=figure_of(claim, self.figures))
             if test := tests.get((tuple(claim["models"]), claim["key"])):
-                command = self.repeat.claim(test.node, claim["models"])
+                command = self.repeat.claim(test, claim["models"])
                 entry = replace(entry, command=command, account=test.account)
             made.append(entry)
         return made
@@ -169,7 +169,9 @@ class Report:
             "calibration text": _text(known, "calibration"),
             "held-out text": _text(known, "heldout"),
             "looked at": str(known.get("looked_at") or ""),
-            "effort": ", ".join(str(known[key]) for key in ("effort", "dtype", "device_name") if known.get(key)),
+            "effort": ", ".join(
+                [*(str(known[key]) for key in ("effort", "dtype", "device_name") if known.get(key)), grouping(known)]
+            ),
             "held against": f"{twins} untrained twins" if twins > 1 else "",
         }
 

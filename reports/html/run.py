@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from reports.verdict_words import Claim
 PLAIN = re.compile(r"[\w@%+=:,./~-]+")
 APART = ("--output", "reports/repeated")
 """A single claim's report goes elsewhere: it would replace that of the whole run."""
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = ("-c", "pyproject.toml")
 TEXTS = ("--calibration-text", "--heldout-text")
 
 
@@ -26,6 +30,7 @@ class Phase:
 
     Attributes:
         node: the test's id.
+        file: the file of a claim's test, seen from the project; else empty.
         name: the same, with the phase where it is not the call.
         outcome: in pytest's words, such as `passed`, `xfailed` or `error`.
         seconds: its duration, for a call that of the whole test.
@@ -35,6 +40,7 @@ class Phase:
     """
 
     node: str
+    file: str
     name: str
     outcome: str
     seconds: float
@@ -56,6 +62,7 @@ def phases(reports: Iterable[pytest.TestReport]) -> list[Phase]:
     return [
         Phase(
             node=node,
+            file=next((str(value) for name, value in report.user_properties if name == "claims_file"), ""),
             name=node if report.when == "call" else f"{node}::{report.when}",
             outcome=_outcome(report),
             seconds=sum(each.duration for each in test) if report.when == "call" else report.duration,
@@ -82,7 +89,7 @@ class Repeat:
     """Commands that repeat a session.
 
     Effort, device and dtype stand in every command, also where the session took its machine's defaults: another
-    machine has others.
+    machine has others. Claims from outside the project are named by their files.
     """
 
     def __init__(self, config: pytest.Config, names: Sequence[str], provenance: Mapping[str, Any]) -> None:
@@ -103,21 +110,31 @@ class Repeat:
         if (given := config.getoption("--group-size", default=None)) != str(DEPLOYED.group_size):
             values.append(("--group-size", given))
         values.append(("--seed", config.getoption("--seed", default=None)))
-        values += [(option, config.getoption(option, default=None)) for option in TEXTS]
+        values += [(option, config.getoption(option, default=None)) for option in (*TEXTS, "--claims-deviations")]
+        asked_for = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
+        seen = (os.path.relpath(path, PROJECT) for path in asked_for)
+        self._elsewhere = [path for path in seen if _is_outside(path)]
         self._options = [word for option, value in values if value is not None for word in (option, str(value))]
 
     def run(self, models: Sequence[str]) -> str:
         """The command that judges every claim on these models."""
-        return self._command("claims", models)
+        return self._command(["claims", *self._elsewhere], models)
 
-    def claim(self, node: str, models: Sequence[str]) -> str:
-        """The command that judges one claim, by its test's id."""
-        return self._command(node, models, *APART)
+    def claim(self, test: Phase, models: Sequence[str]) -> str:
+        """The command that judges one claim, by its test."""
+        node = "::".join([test.file or test.node.partition("::")[0], *test.node.split("::")[1:]])
+        # Alone, a file from outside the project leads pytest to no settings.
+        return self._command([*(SETTINGS if _is_outside(test.file) else ()), node], models, *APART)
 
-    def _command(self, what: str, models: Sequence[str], *more: str) -> str:
+    def _command(self, what: Sequence[str], models: Sequence[str], *more: str) -> str:
         in_order = sorted(models, key=lambda name: self._order.get(name, len(self._order)))
         chosen = [word for name in in_order for word in ("--model", self._asked.get(name, name))]
-        return " ".join(quoted(word) for word in ["pytest", what, *chosen, *self._options, *more])
+        return " ".join(quoted(word) for word in ["pytest", *what, *chosen, *self._options, *more])
+
+
+def _is_outside(path: str) -> bool:
+    """Whether a path, seen from the project, leads out of it."""
+    return Path(path).parts[:1] == ("..",)
 
 
 def quoted(word: str) -> str:
