@@ -20,12 +20,22 @@ from awq_core.architectures.model import Architecture, Fold, linear, shared_magn
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.alpha_race import Losses, Sample, race
 from awq_core.measure.methods.block_inputs import BlockInputs, Call
-from awq_core.measure.methods.trials import AttentionAtPositions, Trial, WholeSequences, low_precision, mean_square
+from awq_core.measure.methods.trials import (
+    AttentionAtPositions,
+    Changes,
+    Trial,
+    WholeSequences,
+    low_precision,
+    mean_square,
+)
 from awq_core.quantization.quantizers import AsymmetricGroups, rounding_differences
 from awq_core.quantization.scales import duo_scales, official_scales, relative_weight_size
 
 OFFICIAL_ALPHAS = tuple(i / 20 for i in range(20))
 """Exponents to try; as in llm-awq, 1.0 is not among them."""
+
+PROBED_SEQUENCES, PROBE_STRIDE = 2, 7
+"""Sequences, and the distance of positions in them, at which attention at some positions is held against the whole."""
 
 Formula = Literal["official", "duo"]
 """Formula of scales: llm-awq's (`official_scales`), or AutoAWQ's and llm-compressor's (`duo_scales`)."""
@@ -84,26 +94,28 @@ def search_group(
         MeasurementError: if a loss is NaN or infinite.
     """
     prefix = f"{architecture.blocks}.{block}"
-    linears = [linear(model, f"{prefix}.{path}") for site in fold.sites for _, path in architecture.site(site).linears]
+    members = [member for site in fold.sites for member in architecture.site(site).linears]  # (family, path) each
+    linears = [linear(model, f"{prefix}.{path}") for _, path in members]
     weights = [weight_of(module) for module in linears]
     magnitude = shared_magnitude(model, architecture, block, fold, inputs.magnitude(fold)).to(weights[0])
     candidates = candidate_scales(magnitude, weights, formula, quantizer)
-    families = [family for site in fold.sites for family, _ in architecture.site(site).linears]
-    rounded = _Differences(linears, families, torch.stack(candidates, dim=1), quantizer, bits)
+    changes = _RoundingChanges(
+        linears, [family for family, _ in members], torch.stack(candidates, dim=1), quantizer, bits
+    )
     try:
-        found = race(_losses_of(fold, inputs, rounded), exhaustive=exhaustive)
+        found = race(_losses_of(fold, inputs, changes), exhaustive=exhaustive)
     except FloatingPointError:
         raise MeasurementError(
             f"block {block}, {fold.name}: the block-level search met a NaN or infinite loss"
         ) from None
     return FoundScale(
-        block,
-        fold,
-        OFFICIAL_ALPHAS[found.winner],
-        candidates[found.winner],
-        tuple(found.losses.tolist()),
-        tuple(found.tried.tolist()),
-        magnitude,
+        block=block,
+        fold=fold,
+        alpha=OFFICIAL_ALPHAS[found.winner],
+        scales=candidates[found.winner],
+        losses=tuple(found.losses.tolist()),
+        tried=tuple(found.tried.tolist()),
+        magnitude=magnitude,
     )
 
 
@@ -117,7 +129,7 @@ def candidate_scales(
     return [duo_scales(magnitude, size, alpha) for alpha in OFFICIAL_ALPHAS]
 
 
-class _Differences:
+class _RoundingChanges:
     """Differences `E = Q(W s) / s - W` of a group's linears, computed on demand.
 
     Args:
@@ -148,18 +160,19 @@ class _Differences:
         found = [rounding_differences(weight, scale, self.quantizer, self.bits)[:, 0] for weight in self._weights]
         return [low_precision(difference.to(self._dtype)) for difference in found]
 
-    def by_weight(self, candidate: int) -> dict[int, Tensor]:
+    def by_weight(self, candidate: int) -> Changes:
         """Compute the difference of each linear's weight, by the identity of the weight."""
         return {id(m.weight): e for m, e in zip(self.linears, self.of(candidate), strict=True)}
 
 
-def _losses_of(fold: Fold, inputs: BlockInputs, rounded: _Differences) -> Losses:
+def _losses_of(fold: Fold, inputs: BlockInputs, changes: _RoundingChanges) -> Losses:
+    """Choose how losses are measured: for a linear itself, for a module token by token, or over whole sequences."""
     if fold.inspected not in inputs.calls:
-        return _LinearLosses(inputs.sites[fold.name], rounded)
+        return _LinearLosses(inputs.sites[fold.name], changes)
     module, calls = inputs.module.get_submodule(fold.inspected), inputs.calls[fold.inspected]
     if _reads_no_other_token(inputs.architecture, fold) and _is_of_tokens(calls):
-        return _TokenLosses(module, calls, inputs.output_size[fold.inspected], rounded)
-    return _SequenceLosses(module, calls, rounded)
+        return _TokenLosses(module, calls, inputs.output_size[fold.inspected], changes)
+    return _SequenceLosses(module, calls, changes)
 
 
 class _LinearLosses:
@@ -167,10 +180,10 @@ class _LinearLosses:
 
     tokens = 1
 
-    def __init__(self, inputs: Tensor, rounded: _Differences) -> None:
+    def __init__(self, inputs: Tensor, changes: _RoundingChanges) -> None:
         self.inputs = inputs
-        self.rounded = rounded
-        self.candidates = rounded.count
+        self.changes = changes
+        self.candidates = changes.count
         self.cases = max(1, len(inputs))
         self.size = inputs.square().sum(dim=1, dtype=torch.float32).cpu().numpy() if len(inputs) else None
 
@@ -181,7 +194,7 @@ class _LinearLosses:
         x = low_precision(self.inputs[torch.as_tensor(sample.cases)])  # (n, in)
         losses = []
         for candidate in left:
-            error = x @ self.rounded.of(candidate)[0]  # (n, out)
+            error = x @ self.changes.of(candidate)[0]  # (n, out)
             losses.append(mean_square(error))
         return torch.stack(losses).unsqueeze(2).cpu().numpy()
 
@@ -191,15 +204,16 @@ class _TokenLosses:
 
     tokens = 1
 
-    def __init__(self, module: nn.Module, calls: list[Call], size: Tensor, rounded: _Differences) -> None:
+    def __init__(self, module: nn.Module, calls: list[Call], size: Tensor, changes: _RoundingChanges) -> None:
         self.module = module
-        self.rounded = rounded
-        self.lead = calls[0][0][0].ndim - 2 if calls[0][0] else next(iter(calls[0][1].values())).ndim - 2
-        self.args = [torch.cat([args[i].flatten(0, -2) for args, _ in calls]) for i in range(len(calls[0][0]))]
-        self.kwargs = {name: torch.cat([kwargs[name].flatten(0, -2) for _, kwargs in calls]) for name in calls[0][1]}
-        self.candidates = rounded.count
-        self.cases = len([*self.args, *self.kwargs.values()][0])
+        self.changes = changes
+        first_args, first_kwargs = calls[0]
+        self.lead = _hidden(calls[0]).ndim - 2  # dimensions before tokens and width, restored around each batch
+        self.args = [torch.cat([args[i].flatten(0, -2) for args, _ in calls]) for i in range(len(first_args))]
+        self.kwargs = {name: torch.cat([kwargs[name].flatten(0, -2) for _, kwargs in calls]) for name in first_kwargs}
+        self.candidates = changes.count
         self.size = size.cpu().numpy()
+        self.cases = len(self.size)
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""
@@ -209,8 +223,8 @@ class _TokenLosses:
             args = tuple(value[rows][(None,) * self.lead] for value in self.args)
             kwargs = {name: value[rows][(None,) * self.lead] for name, value in self.kwargs.items()}
             trial = Trial(self.module, args, kwargs)
-            found.append([mean_square(trial.change(self.rounded.by_weight(candidate))).flatten() for candidate in left])
-        return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).unsqueeze(2).cpu().numpy()
+            found.append([mean_square(trial.change(self.changes.by_weight(candidate))).flatten() for candidate in left])
+        return _by_candidate(found)[:, :, None]
 
 
 class _SequenceLosses:
@@ -218,20 +232,23 @@ class _SequenceLosses:
 
     size = None
 
-    def __init__(self, module: nn.Module, calls: list[Call], rounded: _Differences) -> None:
+    def __init__(self, module: nn.Module, calls: list[Call], changes: _RoundingChanges) -> None:
         self.module = module
         self.call = _joined(calls)
-        self.rounded = rounded
-        self.candidates = rounded.count
+        self.changes = changes
+        self.candidates = changes.count
         self.cases, self.tokens = _hidden(self.call).shape[:2]
-        first, kwargs = _some_sequences(self.call, torch.arange(min(2, self.cases)))
-        some = torch.arange(0, self.tokens, 7).expand(min(2, self.cases), -1)
         # Only attention with three projections is run at some positions, and only if that gives the same outputs.
-        self._projections = [id(m.weight) for m in rounded.linears] if rounded.families == ["q", "k", "v"] else None
-        if self._projections is not None:
-            expected = WholeSequences(module, first, kwargs, some).full
-            if not AttentionAtPositions.matches(expected, module, first, kwargs, some, self._projections):
-                self._projections = None
+        self._projections = [id(m.weight) for m in changes.linears] if changes.families == ["q", "k", "v"] else None
+        if self._projections is not None and not self._runs_at_positions(self._projections):
+            self._projections = None
+
+    def _runs_at_positions(self, projections: list[int]) -> bool:
+        sequences = min(PROBED_SEQUENCES, self.cases)
+        args, kwargs = _some_sequences(self.call, torch.arange(sequences))
+        positions = torch.arange(0, self.tokens, PROBE_STRIDE).expand(sequences, -1)
+        expected = WholeSequences(self.module, args, kwargs, positions).full
+        return AttentionAtPositions.matches(expected, self.module, args, kwargs, positions, projections)
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""
@@ -241,8 +258,8 @@ class _SequenceLosses:
             part = slice(start, start + at_once)
             args, kwargs = _some_sequences(self.call, torch.as_tensor(sample.cases[part]))
             trial = self._trial(args, kwargs, torch.as_tensor(sample.positions[part]))
-            found.append([mean_square(trial.change(self.rounded.by_weight(candidate))) for candidate in left])
-        return torch.stack([torch.cat(parts) for parts in zip(*found, strict=True)]).cpu().numpy()
+            found.append([mean_square(trial.change(self.changes.by_weight(candidate))) for candidate in left])
+        return _by_candidate(found)
 
     def _trial(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Tensor
@@ -250,6 +267,11 @@ class _SequenceLosses:
         if self._projections is None:
             return WholeSequences(self.module, args, kwargs, positions)
         return AttentionAtPositions(self.module, args, kwargs, positions, self._projections)
+
+
+def _by_candidate(batches: list[list[Tensor]]) -> np.ndarray:
+    """Join batches of cases, each a list by candidate, into one array `(k, n, ...)`."""
+    return torch.stack([torch.cat(parts) for parts in zip(*batches, strict=True)]).cpu().numpy()
 
 
 def _hidden(call: Call) -> Tensor:
