@@ -48,7 +48,7 @@ def test_importance(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_benefit_mean(measured: Measured, setting: Setting) -> Estimate:
-    return benefit_difference(measured, setting)
+    return benefit_difference(reduction(measured, setting.quantizer, setting.precision), setting)
 
 
 @claim(
@@ -73,10 +73,10 @@ def test_benefit_median(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_benefit_jackknife(measured: Measured, setting: Setting) -> Parts:
-    blocks = np.unique(measured.errors["linear_block"].values)
+    gains = reduction(measured, setting.quantizer, setting.precision)
     return {
-        f"without block {block}": replace(benefit_difference(measured, setting, without=int(block)), summarised={})
-        for block in blocks
+        f"without block {block}": replace(benefit_difference(gains, setting, without=int(block)), summarised={})
+        for block in np.unique(gains["linear_block"].values)
     }
 
 

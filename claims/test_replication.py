@@ -1,6 +1,7 @@
 """Replication: another size of the same family tells the same story."""
 
 from awq_core.judging.intervals import Estimate
+from awq_core.judging.metrics import reduction
 from claims.support.agreement import agreeing_verdicts, profile_correlation
 from claims.support.claim import Pair, Parts, Reported, Setting, claim
 from claims.support.localized import benefit_difference
@@ -28,7 +29,8 @@ def test_profile(pair: Pair, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_benefit(pair: Pair, setting: Setting) -> Parts:
-    return {measured.name: benefit_difference(measured, setting) for measured in pair}
+    gains = {measured.name: reduction(measured, setting.quantizer, setting.precision) for measured in pair}
+    return {name: benefit_difference(values, setting) for name, values in gains.items()}
 
 
 @claim(

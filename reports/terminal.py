@@ -83,7 +83,7 @@ def write_summary(
         keys = [f"{claim['key']} ({', '.join(claim['models'])}): {words(claim)}" for claim in gathered.unsettled()]
         reporter.write_line(
             f"Exit status 1: {len(keys)} verdict{'s' if len(keys) > 1 else ''} "
-            "neither supported nor registered in claims/deviations/: "
+            "neither supported nor registered for the model: "
             + "; ".join(keys[:8])
             + (f"; and {len(keys) - 8} more" if len(keys) > 8 else ""),
             red=True,
@@ -134,7 +134,7 @@ def _legend(claims: Sequence[Claim]) -> str:
     present = {verdict_of(claim) for claim in claims}
     parts = [f"{APPEARANCES[verdict].symbol} {verdict.value}" for verdict in Verdict if verdict in present]
     if any(is_registered(claim) and verdict_of(claim) is not Verdict.SUPPORTED for claim in claims):
-        parts.append("* registered in claims/deviations/")
+        parts.append("* registered for the model")
     if any(map(is_changed, claims)):
         parts.append("! another verdict is registered")
     return "   ".join(parts)

@@ -69,7 +69,7 @@ def test_d(judge): judge(models=("synthetic-small", "synthetic-tiny"), id="repli
             "replication.profile * ✓ 1.3 [[]1.2, 1.42[]]",
             "synthetic-small: 2 supported, 1 inconclusive. With 3 claims judged*2 of 2 decided verdicts survive*",
             f"report on synthetic-small: {pytester.path}/reports/out/synthetic-small/report.html",
-            "Exit status 1: 1 verdict neither supported nor registered in claims/deviations/: "
+            "Exit status 1: 1 verdict neither supported nor registered for the model: "
             "payoff.honest@4 (synthetic-small): INCONCLUSIVE",
             "*3 passed*1 inconclusive in*",
         ]

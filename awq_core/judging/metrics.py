@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
-from scipy.stats import mannwhitneyu
+from scipy.stats import rankdata
 
 from awq_core.measure.layers import datasets
 from awq_core.measure.layers import importance as channel_importance
@@ -266,20 +266,21 @@ def salient_auc(measured: Measured, split: str = "heldout") -> xr.DataArray:
     A site's salient channels are its top 1% by importance, with the mean weight size of the linears that read it. Sites
     with fewer than 64 channels are left out, because there the top 1% is one channel of few.
     """
-    channels = measured.channels
-    values = []
-    wide = np.flatnonzero(channels["site_width"].values >= channel_importance.SMALLEST_WIDTH)
-    for site in channels["site"].values[wide]:
-        readers = np.flatnonzero(channels["linear_site"].values == site)
-        width = int(channels["site_width"].sel(site=site))
-        weight_size = channels["weight_size"].isel(linear=readers).mean("linear").values[:width]
-        at_site = channels.sel(site=site, split=split)
-        weighted = channel_importance.importance(weight_size, at_site["magnitude"].values[:width])
-        salient = np.zeros(width, dtype=bool)
-        salient[channel_importance.salient_channels(weighted)] = True
-        kurtosis = at_site["excess_kurtosis"].values[:width]
-        statistic = mannwhitneyu(kurtosis[salient], kurtosis[~salient]).statistic
-        values.append(float(statistic) / (salient.sum() * (~salient).sum()))
+    channels, values = measured.channels, []
+    widths, linear_sites = channels["site_width"].values, channels["linear_site"].values
+    weight_sizes = channels["weight_size"].transpose("linear", "channel").values
+    at_sites = channels[["magnitude", "excess_kurtosis"]].sel(split=split).transpose("site", "channel")
+    magnitudes, kurtoses = at_sites["magnitude"].values, at_sites["excess_kurtosis"].values
+    wide = np.flatnonzero(widths >= channel_importance.SMALLEST_WIDTH)
+    for site in wide:
+        width = int(widths[site])
+        weight_size = weight_sizes[linear_sites == channels["site"].values[site], :width].mean(axis=0)
+        salient = channel_importance.salient_channels(
+            channel_importance.importance(weight_size, magnitudes[site, :width])
+        )
+        # Mann and Whitney's statistic over its largest value.
+        ranks, count = rankdata(kurtoses[site, :width]), len(salient)
+        values.append((ranks[salient].sum() - count * (count + 1) / 2) / (count * (width - count)))
     return xr.DataArray(np.array(values), dims=("site",), coords=_site_coordinates(channels.isel(site=wide)))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 
 from awq_core.judging.by_block import as_blocks, contrast_by_block
 from awq_core.judging.intervals import Estimate, Statistic
-from awq_core.judging.metrics import mean_kurtosis, reduction
+from awq_core.judging.metrics import mean_kurtosis
 from awq_core.measured import Measured
 from claims.support.claim import Setting
 from claims.support.readers import outlier_families
@@ -29,9 +30,13 @@ def log_kurtosis_ratio(measured: Measured) -> tuple[Statistic, int]:
     return statistic, len(mine)
 
 
-def benefit_difference(measured: Measured, setting: Setting, without: int | None = None) -> Estimate:
-    """Mean reduction of o and down minus the rest's, resampling blocks; optionally with one block left out."""
-    values = reduction(measured, setting.quantizer, setting.precision)
-    if without is not None:
-        values = values.isel(linear=np.flatnonzero(values["linear_block"].values != without))
-    return contrast_by_block(values, outlier_families(values), seed=setting.seed)
+def benefit_difference(gains: xr.DataArray, setting: Setting, without: int | None = None) -> Estimate:
+    """Mean reduction of o and down minus the rest's, resampling blocks; optionally with one block left out.
+
+    Args:
+        gains: reduction of every linear, `(linear,)`.
+        setting: for the seed.
+        without: the block that is left out.
+    """
+    kept = gains if without is None else gains.isel(linear=np.flatnonzero(gains["linear_block"].values != without))
+    return contrast_by_block(kept, outlier_families(kept), seed=setting.seed)

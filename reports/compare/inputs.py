@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from awq_core.judging.evidence import Verdict
+from awq_core.judging.evidence import Scale, Verdict
 from awq_core.quantization.quantizers import DEPLOYED
 from reports.evidence_file import read_evidence
 from reports.verdict_words import Claim
@@ -158,6 +158,8 @@ def _problem(record: dict[str, Any]) -> str:
         numbers = [claim["estimate"] or 0.0, *(interval.get(name) for name in NUMBERS)]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             return f"claim {claim['key']} has an estimate or an interval that is no number"
+        if claim["interval"] and claim["interval"].get("scale") not in set(Scale):
+            return f"claim {claim['key']} has an interval on no known scale"
     return ""
 
 
