@@ -93,6 +93,13 @@ def test_claims_from_elsewhere_are_judged_reported_and_registered(suite, elsewhe
     assert changed.ret == pytest.ExitCode.TESTS_FAILED
     changed.stdout.fnmatch_lines(["mine.ten-times on tiny: registered as inconclusive (version 1), now refuted *"])
 
+    # Registered anew, what this run has not judged stays.
+    entry = '\n[[verdict]]\nclaim = "mine.other"\nversion = 1\nverdict = "refuted"\nreason = "it is so"\n'
+    path.write_text(path.read_text() + entry)
+    register.main()
+    assert path.read_text().count("[[verdict]]") == 2
+    assert 'claim = "mine.other"' in path.read_text()
+
 
 def test_of_the_suite_s_claims_the_folder_s_entries_come_first(suite, elsewhere):
     folder = suite.pytester.mkdir("deviations")

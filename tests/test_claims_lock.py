@@ -69,7 +69,7 @@ def test_an_estimate_that_is_written_otherwise_can_be_said_to_be_the_same() -> N
 
 def test_what_an_estimate_uses_in_its_file_counts_and_prose_does_not(tmp_path: Any) -> None:
     def hashed(source: str) -> str:
-        path = tmp_path / "test_mine.py"
+        path = tmp_path / f"test_mine_{len(list(tmp_path.iterdir()))}.py"  # a file is read once
         path.write_text(source)
         namespace: dict[str, Any] = {}
         exec(compile(source, str(path), "exec"), namespace)

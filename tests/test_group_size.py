@@ -161,7 +161,24 @@ def test_an_impossible_group_size_is_refused_in_one_line(suite: Any, given: str)
     assert_no_traceback(result)
 
 
+def test_a_group_size_beyond_every_width_is_the_row() -> None:
+    assert AsymmetricGroups(10**9).group_size_for(96) == 96
+
+
 # a quantizer of one's own
+
+
+@pytest.mark.parametrize("name", ["asym", "asym-g", "asym-g064", "sym-channel-g32", "nothing", ""])
+def test_a_name_that_no_quantizer_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no quantizer is called"):
+        quantizer_named(name)
+
+
+def test_two_quantizers_are_not_of_one_kind() -> None:
+    with pytest.raises(ValueError, match="two quantizers are of kind 'asym': AsymmetricGroups and Mine"):
+
+        class Mine(AsymmetricGroups):
+            kind = "asym"
 
 
 def test_a_quantizer_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:

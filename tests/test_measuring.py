@@ -104,6 +104,18 @@ def documented_variables(section: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def test_what_was_read_of_the_losses_before_measuring_is_not_read_again(folder, cache, monkeypatch):
+    read, genuine = [], MeasurementCache.known
+    monkeypatch.setattr(
+        MeasurementCache, "known", lambda self, key, names: read.append(key) or genuine(self, key, names)
+    )
+    subject = measurement(folder, cache)
+    assert subject.is_cached()
+    layers = subject.measure({}, EVERY - {"losses"})
+    assert subject.measure({}, EVERY, layers).losses is not None
+    assert len(read) == len(set(read)) > 3
+
+
 @pytest.mark.parametrize("section", ["channels", "errors", "losses", "traffic"])
 def test_the_datasets_are_as_documented(measured, section):
     dataset = getattr(measured, section)
