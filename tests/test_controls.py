@@ -183,5 +183,5 @@ def test_a_session_on_the_controls_ends_as_registered(monkeypatch, suite, measur
     result = suite.run("--model", PLANTED_CONTROL, model=NULL_CONTROL, texts=False, claims=EVERY_CLAIM)
     assert result.ret == 0
     assert_no_traceback(result)
-    result.stdout.fnmatch_lines(["null-control-tiny: a control, made from seed 0; cpu, float32"])
+    result.stdout.fnmatch_lines(["null-control-tiny: a control, made from seed 0; cpu, float32, groups of 128"])
     assert sorted(path.name for path in suite.output.iterdir()) == sorted(CONTROLS)

@@ -98,7 +98,7 @@ def test_the_test_is_welchs_at_99_percent(n):
 def learned_channels(shift):
     """A claim against three untrained twins: blocks are alike, so that 2 degrees of freedom stand behind its error."""
     twins = tuple(hand_made(name="twin") for _ in range(3))
-    measured = hand_made(twins=twins)
+    measured = replace(hand_made(), twins=twins)
     sizes = [10 * math.exp(shift), 2, 3, 4]
     for one, size in zip((measured, *twins), sizes, strict=True):
         for role in ROLES:

@@ -128,7 +128,8 @@ def answered(measured, claims):
 
 def decisive(verdict, with_clipping=None):
     variants = {} if with_clipping is None else {WITH_CLIPPING: Judgement(with_clipping, 0.02)}
-    return synthetic_claim(verdict, id="payoff.perplexity", bits=4, variants=variants)
+    threshold = {"lower": 0.004, "upper": None, "text": "above 0.004"}
+    return synthetic_claim(verdict, id="payoff.perplexity", bits=4, variants=variants, threshold=threshold)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +137,11 @@ def decisive(verdict, with_clipping=None):
     [
         (
             Verdict.SUPPORTED,
-            "AWQ without clipping is worth it on this model: it improves the loss by more than 0.005 nats.",
+            "AWQ without clipping is worth it on this model: it improves the loss by more than 0.004 nats.",
         ),
         (
             Verdict.REFUTED,
-            "AWQ without clipping is not worth it on this model: it improves the loss by less than 0.005 nats.",
+            "AWQ without clipping is not worth it on this model: it improves the loss by less than 0.004 nats.",
         ),
         (Verdict.INCONCLUSIVE, "cannot be told from this much text."),
         (Verdict.INSUFFICIENT, "could not be judged: 3 blocks measured, at least 4 needed."),
@@ -199,7 +200,7 @@ def test_the_answer_without_a_clip_search_speaks_of_awq():
     assert measured.losses is not None
     without = replace(measured, losses=measured.losses.drop_sel(strategy=["awq-block-clip-4"]))
     got = answer(measured.name, without, [decisive(Verdict.SUPPORTED)])
-    assert got.sentence.endswith("AWQ is worth it on this model: it improves the loss by more than 0.005 nats.")
+    assert got.sentence.endswith("AWQ is worth it on this model: it improves the loss by more than 0.004 nats.")
     assert got.clipped is None
 
 

@@ -19,7 +19,7 @@ import signal
 import time
 from pathlib import Path
 
-import claims.support.judge
+import claims.plugin
 import fixtures.measuring.model
 import reports.output
 
@@ -131,7 +131,7 @@ def test_during_measuring(suite, second, monkeypatch):
 
 def test_during_judging(suite):
     suite.run("-k", "some_layer")
-    status, output = interrupted(suite, "--model", suite.material.model, where="claims.support.judge.judge", nth=3)
+    status, output = interrupted(suite, "--model", suite.material.model, where="claims.plugin.judge_claim", nth=3)
     assert status == pytest.ExitCode.INTERRUPTED
     assert "PARTIAL" in output
     evidence = json.loads((suite.output / "tiny" / "evidence.json").read_text())
