@@ -77,9 +77,12 @@ def changed_unversioned(now: Lock, locked: Lock, rewritten: Collection[str] = ()
         if new["version"] > old["version"] or not names or (identifier in rewritten and names == {"estimate"}):
             continue
         said = ", ".join(f"{name} (was {old.get(name)}, now {new.get(name)})" for name in sorted(names))
+        same = (
+            f"; or, where the estimate is the same, {COMMAND} --rewritten {identifier}" if names == {"estimate"} else ""
+        )
         lines.append(
             f"{identifier} has changed and is still version {new['version']}: {said}; "
-            f"raise the version in its decorator, then run {COMMAND}"
+            f"raise the version in its decorator, then run {COMMAND}{same}"
         )
     return lines
 
