@@ -101,12 +101,10 @@ def with_tables(text: str, catalogue: Mapping[str, Claim]) -> str:
     missing = dict(catalogue)
     for line in text.splitlines():
         row = ROW.fullmatch(line)
-        claim = missing.pop(row["id"], None) if row else None
-        if row is None or claim is not None:
-            lines.append(
-                line if row is None or claim is None else _row(claim, row["marks"], row["estimand"], row["resampled"])
-            )
-        if claim is not None:
+        if row is None:
+            lines.append(line)
+        elif (claim := missing.pop(row["id"], None)) is not None:
+            lines.append(_row(claim, row["marks"], row["estimand"], row["resampled"]))
             last[claim.group] = len(lines)
     for claim in reversed(missing.values()):
         if claim.group not in last:

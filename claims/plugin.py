@@ -16,8 +16,8 @@ from awq_core.measured import Measured
 from claims.support.catalogue import ClashError, every_key
 from claims.support.claim import Claim, Pair, Setting
 from claims.support.deviations import Deviations, DeviationsError, read_deviations
+from claims.support.judge import is_about_the_model
 from claims.support.judge import judge as judge_claim
-from claims.support.judge import not_measured
 from claims.support.outcome import ChangedVerdictWarning, failure_message
 from claims.support.published import PublishedError, published_for, read_published
 from claims.support.undecided import claims_about_models, still_wanted
@@ -135,10 +135,7 @@ def judge(
         evidence = judge_claim(claim, subject, setting)
         # A claim about two sizes is registered with the larger one.
         owner = subject if isinstance(subject, Measured) else subject[-1]
-        alone = claim.level == "pair" and len(evidence.models) < 2
-        models = [subject] if isinstance(subject, Measured) else list(subject)
-        left_out = bool(not_measured(claim, [measured.for_claim(claim.id) for measured in models]))
-        if evidence.verdict is not Verdict.REPORTED and not alone and not left_out:
+        if evidence.verdict is not Verdict.REPORTED and is_about_the_model(evidence):
             suite, other = registered[owner.name]
             file = suite if claim.of_the_suite and evidence.key not in other.entries else other
             evidence.registered = file.registration(evidence, owner.provenance)

@@ -15,7 +15,7 @@ from typing import Any
 from awq_core.judging.evidence import Evidence
 from claims.support.catalogue import the_suites_own
 from claims.support.deviations import FOLDER, Deviations, DeviationsError, read_deviations, write_deviations
-from claims.support.judge import ALONE, LEFT_OUT
+from claims.support.judge import is_about_the_model
 from fixtures.measuring.stages import EVERY, in_words
 from reports.command import Parser
 from reports.evidence_file import read_evidence
@@ -57,7 +57,7 @@ def _register(record: dict[str, Any], path: Path, elsewhere: Path | None) -> Pat
             raise ValueError(f"{path} lacks {len(missing)} claims, such as {min(missing)}")
     # A claim about two sizes is registered with the larger one, and only where there were two.
     evidence = [e for e in judged if e.models[-1] == model and (e.id in suite) == (elsewhere is None)]
-    evidence = [e for e in evidence if e.reason != ALONE and not e.reason.endswith(LEFT_OUT)]
+    evidence = list(filter(is_about_the_model, evidence))
     if not evidence:
         raise ValueError(f"{path} holds no claim from elsewhere; run those claims, or leave out --claims-deviations")
     folder = elsewhere or FOLDER

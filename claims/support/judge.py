@@ -117,6 +117,11 @@ def _estimate(claim: Claim, models: list[Measured], setting: Setting) -> Result:
     return claim.estimate(tuple(models) if claim.level == "pair" else models[0], setting)
 
 
+def is_about_the_model(evidence: Evidence) -> bool:
+    """Whether a verdict can be registered: it is the model's, and not for lack of what the run was not asked for."""
+    return evidence.reason != ALONE and not evidence.reason.endswith(LEFT_OUT)
+
+
 def not_measured(claim: Claim, models: Sequence[Measured]) -> list[Stage]:
     """Stages that the claim reads and a run left out on some of the models."""
     left_out: dict[Stage, bool] = {

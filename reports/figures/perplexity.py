@@ -97,7 +97,7 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
         edge, face = (colour, "white") if hollow else ("white", colour)
         axes.plot(value, row, marker, color=face, ms=7 if hollow else 8, mec=edge, mew=1.4 if hollow else 0.9)
         axes.text(1.01, row, perplexity_text(full + middle), transform=beside, va="center", size=9, color=INK)
-        if "rtn" in methods and len(gaps) < len(_gaps(measured, [f"rtn-{bits}"])):
+        if "rtn" in methods and len(gaps) < len(readings.window_differences(measured, f"rtn-{bits}")):
             on_the_same = np.exp(full + _gaps(measured, [f"rtn-{bits}"], on_windows_of=names).mean())
             axes.plot(on_the_same, row, "|", color=RTN, ms=13, mew=1.6)
     axes.axvline(np.exp(full), color=INK, lw=1.2, ls=(0, (4, 2)))
@@ -156,7 +156,7 @@ def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
     for bits, methods in panels.items():
         if "rtn" not in methods:
             continue
-        rtn = float(_gaps(measured, [f"rtn-{bits}"]).mean())
+        rtn = float(readings.window_differences(measured, f"rtn-{bits}").mean())
         if "awq-block" not in methods:
             cost = f"{rtn:.2g} nats" if rtn > 0 else "nothing"
             parts.append(f"at {bits} bits RTN costs {cost}, and AWQ was not scored")
