@@ -35,7 +35,7 @@ _MODULES = {
     "round_to_nearest": "awq_core.quantization.quantizers",
     "separate_experts": "awq_core.architectures.experts",
 }
-"""Where each public name is defined."""
+"""Defining module of each public name."""
 
 
 def __getattr__(name: str) -> Any:

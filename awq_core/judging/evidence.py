@@ -49,7 +49,7 @@ class Interval:
     upper: float
     method: str
     resampled: str
-    """What was resampled: blocks, windows, or groups of windows; of an exact value, what it was counted over."""
+    """Resampled units: blocks, windows, or groups of windows; of an exact value, the units that were counted."""
     n: int
     """How many of them there were."""
     seed: int | None = None
@@ -171,7 +171,7 @@ class Evidence:
     deciding_part: str | None = None
     """The part whose estimate and interval stand for the claim."""
     variants: dict[str, Judgement] = field(default_factory=dict)
-    """The same question asked otherwise, by name, against the same threshold; none of them decides the claim."""
+    """Judgements of the question asked otherwise, by name, against the same threshold; none decides the claim."""
     twin_estimate: float | None = None
     """The same estimate on the model's untrained twin (mean over its seeds); None where there is no twin to ask."""
     contrary: list[Contrary] = field(default_factory=list)

@@ -64,7 +64,7 @@ class LayerFindings:
 
 @dataclass
 class Applied:
-    """What linears were scaled and clipped with before they were rounded, by the linear's full name.
+    """Scales, exponents and clip limits applied to linears before rounding, by the linear's full name.
 
     Attributes:
         exponents: of the scales, where these have one.
