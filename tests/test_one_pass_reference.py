@@ -137,7 +137,7 @@ def test_windows_in_turns_give_the_same(plain: Case, windows: int, monkeypatch: 
     found = made.score(listed, HELDOUT, lambda *step: steps.append(step))
     for strategy, score in zip(listed, found, strict=True):
         assert_scores(score, plain.scored[strategy.name], 1e-9)
-    total = 2 * -(-5 // windows)
+    total = 2 * (1 + -(-5 // windows))  # blocks of the searches and of each turn
     assert list(dict.fromkeys(steps)) == [(done, total) for done in range(total + 1)]
     searches = len(made.searches(listed))  # each is told, in both blocks
     assert [steps.count((done, total)) for done in (0, 1)] == [searches, searches + 1]

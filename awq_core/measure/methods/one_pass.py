@@ -1,8 +1,9 @@
 """Pass through a model's blocks with many methods: each block is calibrated, and rounded and run by every method.
 
-Each method has its own held-out hidden states, which it carries from block to block. A method's weights exist for one
-block at a time, so no quantized model is ever in memory as a whole. Checkpoints (`awq_core.measure.checkpoints`) store
-the results of searches, from which a later pass, over other windows or after a kill, rounds without searching.
+All blocks are searched first; then each method carries its own held-out hidden states from block to block. A method's
+weights exist for one block at a time, so no quantized model is ever in memory as a whole. Checkpoints
+(`awq_core.measure.checkpoints`) store the results of searches, from which every pass over windows, also a later one or
+one after a kill, rounds without searching.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class MethodPass:
         Args:
             strategies: strategies to score.
             windows: held-out token ids `[windows, length]`.
-            progress: called with `(blocks done, blocks)`, summed over all turns, also after each search.
+            progress: called with `(blocks done, blocks)`, summed over the searches and all turns, also after each
+                search.
             bfloat16: whether to multiply differences from full precision by the head in bfloat16 (`losses.compare`).
 
         Returns:
@@ -94,16 +96,23 @@ class MethodPass:
         width = self.blocks.model.get_input_embeddings().weight.shape[1]
         of_window = (1 + len(strategies)) * ids.shape[1] * width * element
         turns = ids.split(max(1, STATE_BYTES // of_window))
-        searching: _Searching | None = _Searching(self, strategies)
+
+        searching = _Searching(self, strategies)
+        passes = int(bool(searching.missing)) + len(turns)
+
+        def step(before: int, done: int, total: int) -> None:
+            progress(before * total + done, passes * total)
+
+        # Before all turns, because searches and the states of all methods together would take the most memory.
+        for block in range(len(self.blocks)) if searching.missing else ():
+            with self._opened(block, partial(step, 0)):
+                searching.visit(block, partial(step, 0, block, len(self.blocks)))
+        del searching
         scores: list[list[Scores]] = [[] for _ in strategies]
-        for turn, part in enumerate(turns):
-
-            def step(done: int, total: int, before: int = turn) -> None:
-                progress(before * total + done, len(turns) * total)
-
-            full, states = self._pass(strategies, part, searching, step)
-            searching = None  # the first turn has made all searches
+        for before, part in enumerate(turns, start=passes - len(turns)):
+            full, states = self._pass(strategies, part, partial(step, before))
             compared = compare(self.blocks, part, full, states, bfloat16=bfloat16)
+            del full, states  # before the next turn's
             for of_strategy, found in zip(scores, compared, strict=True):
                 of_strategy.append(found)
         joined = [Scores.joined(parts) for parts in scores]
@@ -120,7 +129,7 @@ class MethodPass:
             windows: held-out token ids `[windows, length]`, few enough for one turn.
         """
         ids = self._ids(windows)
-        full, states = self._pass([strategy], ids, None, lambda done, total: None)
+        full, states = self._pass([strategy], ids)
         (exact,), (other,) = (compare(self.blocks, ids, full, states, bfloat16=chosen) for chosen in (False, True))
         changes = other.loss - exact.loss, other.divergence - exact.divergence
         return max(abs(float(change.mean())) for change in changes)
@@ -144,11 +153,7 @@ class MethodPass:
         return self._open[key]
 
     def _pass(
-        self,
-        strategies: Sequence[Strategy],
-        ids: Tensor,
-        searching: _Searching | None,
-        progress: Progress,
+        self, strategies: Sequence[Strategy], ids: Tensor, progress: Progress = lambda done, total: None
     ) -> tuple[Tensor, list[Tensor]]:
         """Compute the head's inputs in full precision and under every strategy, `(windows, T, width)` each."""
         everything = [FULL, *strategies]
@@ -156,7 +161,7 @@ class MethodPass:
         states = [embedded] * len(everything)
         self.blocks.arguments(ids.shape[1])
         for block in range(len(self.blocks)):
-            with self._searched(block, searching, progress):
+            with self._opened(block, progress):
                 for index, strategy in enumerate(everything):
                     if strategy == FULL and index:
                         states[index] = states[0]
@@ -170,11 +175,9 @@ class MethodPass:
         return states[0], states[1:]
 
     @contextmanager
-    def _searched(self, block: int, searching: _Searching | None, progress: Progress) -> Iterator[None]:
-        """One block, open and searched where it has not been, for a while."""
+    def _opened(self, block: int, progress: Progress) -> Iterator[None]:
+        """One block, open for a while, with the searches' results that are read in it."""
         with self.blocks.open(block):
-            if searching is not None:
-                searching.visit(block, partial(progress, block, len(self.blocks)))
             yield
         self._open.clear()
         progress(block + 1, len(self.blocks))
@@ -194,7 +197,8 @@ class MethodPass:
         """
         searching, changed = _Searching(self, [strategy]), Parameters()
         for block in range(len(self.blocks)):
-            with self._searched(block, searching, progress):
+            with self._opened(block, progress):
+                searching.visit(block, partial(progress, block, len(self.blocks)))
                 for name, value in self.parameters(strategy, block, applied).items():
                     changed[name] = value.to(self.blocks.model.get_parameter(name).detach())
         return changed
@@ -242,6 +246,9 @@ class _Searching:
     Args:
         methods: the pass.
         strategies: strategies that will be scored.
+
+    Attributes:
+        missing: the searches, with the blocks that lack them.
     """
 
     def __init__(self, methods: MethodPass, strategies: Sequence[Strategy]) -> None:
@@ -252,10 +259,10 @@ class _Searching:
             search: {block for block in range(len(blocks)) if methods.checkpoints(search.name).read(block) is None}
             for search in searches
         }
-        self._missing = {search: missing for search, missing in lacking.items() if missing}
-        of_text = dict.fromkeys(search.text for search in self._missing if not search.method.own_inputs)
+        self.missing = {search: missing for search, missing in lacking.items() if missing}
+        of_text = dict.fromkeys(search.text for search in self.missing if not search.method.own_inputs)
         self._streams = {text: self._stream(text) for text in of_text}
-        self._own = {search: self._stream(search.text) for search in self._missing if search.method.own_inputs}
+        self._own = {search: self._stream(search.text) for search in self.missing if search.method.own_inputs}
 
     def _stream(self, text: str) -> BlockStream:
         blocks = self._pass.blocks
@@ -270,7 +277,7 @@ class _Searching:
         """
         for text, stream in self._streams.items():
             stream.begin(block)
-            wanted = [s for s, missing in self._missing.items() if s.text == text and block in missing]
+            wanted = [s for s, missing in self.missing.items() if s.text == text and block in missing]
             wanted = [search for search in wanted if not search.method.own_inputs]
             if wanted:
                 inputs = BlockInputs(stream, block, text, self._pass.arithmetic)
@@ -281,7 +288,7 @@ class _Searching:
             stream.advance(block)
         for search, stream in self._own.items():
             stream.begin(block)
-            if block in self._missing[search]:
+            if block in self.missing[search]:
                 self._search(search, block, BlockInputs(stream, block, search.text, self._pass.arithmetic, calls=False))
                 searched()
             with exchanged(self._pass.blocks.model, self._pass.parameters(search, block)):

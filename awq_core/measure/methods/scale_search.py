@@ -185,7 +185,8 @@ class _LinearLosses:
         self.changes = changes
         self.candidates = changes.count
         self.cases = max(1, len(inputs))
-        self.size = inputs.square().sum(dim=1, dtype=torch.float32).cpu().numpy() if len(inputs) else None
+        sizes = [part.square().sum(dim=1, dtype=torch.float32) for part in inputs.split(BATCH_TOKENS)]
+        self.size = torch.cat(sizes).cpu().numpy() if len(inputs) else None
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""
