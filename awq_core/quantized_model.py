@@ -22,7 +22,7 @@ from awq_core.architectures.model import (
 )
 from awq_core.measure.layers.instrument import LayerSettings, measure_layers
 from awq_core.measure.methods.block_rounding import Applied, LayerFindings
-from awq_core.measure.methods.one_pass import MethodPass
+from awq_core.measure.methods.calibrated_blocks import CalibratedBlocks
 from awq_core.measure.methods.table import METHODS, Strategy
 from awq_core.measured import JUDGED_BITS
 from awq_core.quantization.quantizers import AsymmetricGroups
@@ -121,15 +121,15 @@ def quantize(
     with torch.no_grad(), _evaluating(model):
         blocks = Blocks(model, architecture)
         _check_linears(model, architecture, len(blocks))
-        layers = LayerFindings({}, {}, {}, seed, quantizer)
+        layers = LayerFindings(seed=seed, quantizer=quantizer)
         if strategy.method.reads_layers:
             settings = LayerSettings((quantizer,), tuple({*JUDGED_BITS, bits}), arithmetic, raced=True)
             # Nothing here is judged on held-out tokens: one sequence stands in for them.
             stream = BlockStream(blocks, architecture, {"calibration": ids, "heldout": ids[:1]}, settings.groups)
             layers = LayerFindings.of(*measure_layers(stream, settings), (bits,), seed)
         applied = Applied()
-        made = MethodPass(blocks, {"": ids}, layers, arithmetic, exhaustive=exhaustive)
-        parameters = made.quantized(strategy, applied, progress)
+        calibrated = CalibratedBlocks(blocks, {"": ids}, layers, arithmetic, exhaustive=exhaustive)
+        parameters = calibrated.quantized(strategy, applied, progress)
     return QuantizedModel(method, bits, group_size, parameters, applied.exponents, applied.scales, applied.limits)
 
 

@@ -40,8 +40,10 @@ PLACES: dict[str, Part] = {
     "awq_core.measure.layers.traffic:_Traffic._errors": "error grid",
     "awq_core.measure.layers.errors:measure_mechanism": "mechanism",
     "awq_core.measure.layers.instrument:summed_by_group": "replay by group",
-    "awq_core.measure.methods.one_pass:_Searching._search": lambda made, search, *_: f"search: {search.method.name}",
-    "awq_core.measure.methods.one_pass:MethodPass.parameters": "rounding",
+    "awq_core.measure.methods.calibrated_blocks:Searching._search": lambda made, search, *_: (
+        f"search: {search.method.name}"
+    ),
+    "awq_core.measure.methods.calibrated_blocks:CalibratedBlocks.parameters": "rounding",
     "awq_core.measure.methods.one_pass:compare": HEAD,
 }
 """Stage for which each function of the suite counts, by the function's place."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reports.gathered import claim_of
+from reports.judged_claims import claim_of
 from reports.verdict_words import Claim
 
 NAMES = ("id", "bits", "version", "models", "verdict", "estimate", "lower", "upper", "threshold", "unit")

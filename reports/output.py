@@ -15,9 +15,9 @@ from reports.answer import answer
 from reports.diagnostic_file import write_diagnostic
 from reports.evidence_file import write_evidence
 from reports.figures import Drawing, draw_all
-from reports.gathered import Gathered
 from reports.html.report import Report
 from reports.html.run import Repeat, phases
+from reports.judged_claims import JudgedClaims
 from reports.published import Published
 from reports.writing import write_whole
 
@@ -25,7 +25,7 @@ from reports.writing import write_whole
 def write_model(
     folder: Path,
     name: str,
-    gathered: Gathered,
+    judged: JudgedClaims,
     tests: Iterable[pytest.TestReport],
     config: pytest.Config,
     all_measured: Sequence[Measured],
@@ -40,7 +40,7 @@ def write_model(
     Args:
         folder: where to; made if it is not there.
         name: the model's.
-        gathered: what was judged, on every model of the session.
+        judged: what was judged, on every model of the session.
         tests: the model's test reports.
         config: the session's, for the commands that repeat it.
         all_measured: every model's measurements, as far as they finished.
@@ -53,7 +53,7 @@ def write_model(
         OSError: if the folder cannot be written.
     """
     measured = next((candidate for candidate in all_measured if candidate.name == name), None)
-    claims = gathered.of(name)
+    claims = judged.of(name)
     the_answer = answer(name, measured, claims)
     write_evidence(
         folder / "evidence.json",
@@ -75,7 +75,7 @@ def write_model(
         model=name,
         answer=the_answer,
         claims=claims,
-        beside={other: gathered.of(other) for other in gathered.models if other != name},
+        beside={other: judged.of(other) for other in judged.models if other != name},
         drawings=drawings,
         measured=measured,
         complete=complete,

@@ -18,7 +18,7 @@ from awq_core.measured import Measured
 from reports import hookspecs
 from reports.answer import answer
 from reports.evidence_file import read_evidence
-from reports.gathered import Gathered, claim_of, models_of
+from reports.judged_claims import JudgedClaims, claim_of, models_of
 from reports.junit import add_plain_properties
 from reports.output import write_model
 from reports.published import Published, sentence
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("htmlpath", default=None):  # pytest-html's --html
         from reports.html.pytest_html_hooks import PytestHtmlHooks
 
-        config.pluginmanager.register(PytestHtmlHooks(reporter.gathered))
+        config.pluginmanager.register(PytestHtmlHooks(reporter.judged))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -59,7 +59,7 @@ class Reporter:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.gathered = Gathered()
+        self.judged = JudgedClaims()
         self.reports: dict[str, list[pytest.TestReport]] = {}
         self.started = time.time()
         self.complete = True
@@ -94,7 +94,7 @@ class Reporter:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the evidence, and keep the report for each model's HTML file."""
-        self.gathered.add(report)
+        self.judged.add(report)
         for name in models_of(report):
             self.reports.setdefault(name, []).append(report)
 
@@ -106,7 +106,7 @@ class Reporter:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write everything judged so far, and let an unsettled verdict fail the session."""
-        if not self.gathered.models:
+        if not self.judged.models:
             interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
             self.nothing_judged = interrupted and any(item.get_closest_marker("claim") for item in session.items)
             return
@@ -116,35 +116,35 @@ class Reporter:
         self.published = {
             measured.name: self.config.hook.pytest_claims_published(measured=measured) or []
             for measured in self.measured
-            if measured.name in self.gathered.models
+            if measured.name in self.judged.models
         }
         try:
             names = self.models()
             for name in names:
-                if (before := claims_in(self.folder(name))) > len(self.gathered.of(name)):
+                if (before := claims_in(self.folder(name))) > len(self.judged.of(name)):
                     self.replaced[name] = before
                 write_model(
                     self.folder(name),
                     name,
-                    self.gathered,
+                    self.judged,
                     self.reports[name],
                     self.config,
                     self.measured,
                     session=names,
                     started=self.started,
-                    complete=self.complete and not self.gathered.broke_down(name),
+                    complete=self.complete and not self.judged.broke_down(name),
                     published=self.published.get(name, []),
                 )
         except OSError as error:
             self.unwritten = f"the reports could not be written: {error}"
         if session.exitstatus == pytest.ExitCode.OK:
-            self.blamed = bool(self.gathered.unsettled())
+            self.blamed = bool(self.judged.unsettled())
             if self.blamed or self.unwritten:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def models(self) -> list[str]:
         """The models that reported, in the order in which they were asked for."""
-        return self.gathered.in_order(self.config.hook.pytest_claims_models(config=self.config) or [])
+        return self.judged.in_order(self.config.hook.pytest_claims_models(config=self.config) or [])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -155,15 +155,15 @@ class Reporter:
                 "command, without --refresh, goes on from there.",
                 yellow=True,
             )
-        if not self.gathered.models:
+        if not self.judged.models:
             return
         models = self.models()
         measured = {candidate.name: candidate for candidate in self.measured}
         write_summary(
             terminalreporter,
-            self.gathered,
+            self.judged,
             models,
-            [answer(name, measured.get(name), self.gathered.of(name)).sentence for name in models],
+            [answer(name, measured.get(name), self.judged.of(name)).sentence for name in models],
             [self.folder(name) for name in models],
             complete=self.complete,
             blamed=self.blamed,
@@ -171,7 +171,7 @@ class Reporter:
         )
         for name, before in self.replaced.items():
             terminalreporter.write_line(
-                f"{name}: the report of {before} claims has been replaced by one of {len(self.gathered.of(name))}; "
+                f"{name}: the report of {before} claims has been replaced by one of {len(self.judged.of(name))}; "
                 "--output DIR keeps both",
                 yellow=True,
             )

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from awq_core.judging.evidence import Verdict
 from reports.false_verdicts import trust
-from reports.gathered import Gathered
+from reports.judged_claims import JudgedClaims
 from reports.verdict_words import (
     APPEARANCES,
     Claim,
@@ -36,7 +36,7 @@ DIGITS = 3
 
 def write_summary(
     reporter: pytest.TerminalReporter,
-    gathered: Gathered,
+    judged: JudgedClaims,
     models: Sequence[str],
     answers: Sequence[str],
     folders: Sequence[Path],
@@ -49,7 +49,7 @@ def write_summary(
 
     Args:
         reporter: pytest's terminal.
-        gathered: what was judged.
+        judged: what was judged.
         models: the models in the order to show them.
         answers: one sentence for each.
         folders: one output folder for each.
@@ -64,15 +64,15 @@ def write_summary(
     if not complete:
         reporter.write_line("PARTIAL: the run ended before every claim was judged.", yellow=True, bold=True)
     width = reporter._tw.fullwidth if reporter.isatty else max(reporter._tw.fullwidth, NARROWEST)
-    reporter.write_line(_legend(gathered.all()))
+    reporter.write_line(_legend(judged.all()))
     reporter.write_line("")
-    for columns in _tables(gathered, models):
-        reporter._tw.write(_drawn(_table(gathered, columns), width, reporter.hasmarkup))
+    for columns in _tables(judged, models):
+        reporter._tw.write(_drawn(_table(judged, columns), width, reporter.hasmarkup))
     for name in models:
-        if claims := gathered.of(name):
+        if claims := judged.of(name):
             counts = ", ".join(f"{count} {verdict}" for verdict, count in counted(map(verdict_of, claims)).items())
             reporter.write_line(f"{name}: {counts}. {trust(claims).sentence}")
-        if failed := gathered.broke_down(name):
+        if failed := judged.broke_down(name):
             are = "1 claim" if failed == 1 else f"{failed} claims"
             reporter.write_line(f"{name}: {are} ended in an error and got no verdict.", red=True)
     for line in filter(None, published):
@@ -80,7 +80,7 @@ def write_summary(
     for name, folder in zip(models, folders, strict=True):
         reporter.write_line(f"report on {name}: {folder / 'report.html'}")
     if blamed:
-        keys = [f"{claim['key']} ({', '.join(claim['models'])}): {words(claim)}" for claim in gathered.unsettled()]
+        keys = [f"{claim['key']} ({', '.join(claim['models'])}): {words(claim)}" for claim in judged.unsettled()]
         reporter.write_line(
             f"Exit status 1: {len(keys)} verdict{'s' if len(keys) > 1 else ''} "
             "neither supported nor registered for the model: "
@@ -90,24 +90,24 @@ def write_summary(
         )
 
 
-def _tables(gathered: Gathered, models: Sequence[str]) -> list[list[tuple[str, ...]]]:
+def _tables(judged: JudgedClaims, models: Sequence[str]) -> list[list[tuple[str, ...]]]:
     """Which columns go together: up to three single models side by side, then every pair on its own."""
-    keys = list(dict.fromkeys(owners for owners, _ in gathered.claims))
+    keys = list(dict.fromkeys(owners for owners, _ in judged.claims))
     single: list[tuple[str, ...]] = [(name,) for name in models if (name,) in keys]
     pairs = [owners for owners in sorted(keys) if len(owners) > 1]
     return [single[start : start + 3] for start in range(0, len(single), 3)] + [[pair] for pair in pairs]
 
 
-def _table(gathered: Gathered, columns: Sequence[tuple[str, ...]]) -> Table:
+def _table(judged: JudgedClaims, columns: Sequence[tuple[str, ...]]) -> Table:
     """Claims down, models across."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("claim", no_wrap=True)
     table.add_column("supported if", no_wrap=True)
     for owners in columns:
         table.add_column(" and ".join(owners), overflow="fold")
-    shown = {key: claim for (owners, key), claim in gathered.claims.items() if owners in columns}
+    shown = {key: claim for (owners, key), claim in judged.claims.items() if owners in columns}
     for key, claim in sorted(shown.items(), key=lambda item: catalogue_order(item[1])):
-        cells = [_cell(gathered.claims.get((owners, key))) for owners in columns]
+        cells = [_cell(judged.claims.get((owners, key))) for owners in columns]
         table.add_row(key, threshold_text(claim), *cells)
     return table
 

@@ -185,7 +185,7 @@ def test_layers_are_measured(name: str) -> None:
 def test_an_expert_that_no_token_reached_is_rounded_to_nearest(method: str) -> None:
     """GPTQ would take all its columns for dead, and empty it."""
     model, architecture = mixtral_with_an_idle_expert()
-    made = MethodPass(Blocks(model, architecture), {"": token_ids(4, 24).numpy()}, LayerFindings({}, {}, {}, 0))
+    made = MethodPass(Blocks(model, architecture), {"": token_ids(4, 24).numpy()}, LayerFindings(seed=0))
     strategy = Strategy(METHODS[method], 4)
     made.score([strategy], token_ids(2, 24, seed=1).numpy())
     for block in range(2):

@@ -15,10 +15,9 @@ from safetensors.torch import load_file, save_file
 import fixtures.measuring.model
 from awq_core.architectures.block_stream import Blocks
 from awq_core.measure.layers.moments import MeasurementError
-from awq_core.measure.methods.table import strategies
+from awq_core.measure.methods.table import CHOICES_AT_ONCE, strategies
 from awq_core.measured import ALPHAS, GROUPS, JUDGED_BITS, SPLITS, TRAFFIC_KINDS
 from awq_core.quantization.matmul import multiplies_bfloat16
-from claims.support.model_losses import CHOICES_AT_ONCE
 from fixtures.cache.checkpoints import CheckpointsOnDisk
 from fixtures.cache.store import MeasurementCache
 from fixtures.cost import GPTQ_SEARCHES, METHODS_AT_FIRST, METHODS_READ

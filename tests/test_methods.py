@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_exactly_the_chosen_columns_are_kept(made: MethodPass) -> None:
 
 def test_random_choices_follow_the_seed_and_differ(model: Any, made: MethodPass) -> None:
     def drawn(seed: int) -> list[dict[str, list[int]]]:
-        other = MethodPass(Blocks(model, LLAMA), {}, LayerFindings(made.layers.magnitudes, {}, {}, seed))
+        other = MethodPass(Blocks(model, LLAMA), {}, LayerFindings(seed, magnitudes=made.layers.magnitudes))
         return [kept_columns(other, method) for method in RANDOM]
 
     first, again, other = drawn(0), drawn(0), drawn(1)
@@ -169,7 +170,7 @@ def test_every_method_s_redraws_are_new_and_a_function_of_the_seed(model: Any, l
     listed = [FULL, *(Strategy(method, 3, draw=draw) for method in every for draw in (0, 1, 2))]
 
     def scored(seed: int) -> dict[str, np.ndarray]:
-        seeded = LayerFindings(layers.magnitudes, layers.alphas, layers.constant, seed)
+        seeded = replace(layers, seed=seed)
         return named(method_pass(model, seeded, exhaustive=False).score(listed, HELDOUT), listed)
 
     first, again, other = scored(0), scored(0), scored(1)
@@ -184,7 +185,7 @@ def test_every_method_s_redraws_are_new_and_a_function_of_the_seed(model: Any, l
 
 def test_in_every_draw_the_unrounded_function_is_the_model_s(model: Any, layers: LayerFindings) -> None:
     """At sixteen bits hardly anything is rounded, and every method in every draw is full precision."""
-    fine = LayerFindings(layers.magnitudes, {16: layers.alphas[3]}, {16: layers.constant[3]}, 0)
+    fine = replace(layers, alphas={16: layers.alphas[3]}, constant={16: layers.constant[3]}, seed=0)
     listed = [FULL, *(Strategy(method, 16, draw=draw) for method in METHODS.values() for draw in (0, 1))]
     scores = method_pass(model, fine, exhaustive=False).score(listed, HELDOUT)
     for strategy, score in zip(listed[1:], scores[1:], strict=True):

@@ -12,6 +12,7 @@ import torch
 from awq_core.architectures import block_stream
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods import losses, one_pass
+from awq_core.measure.methods.calibrated_blocks import Searching
 from awq_core.measure.methods.losses import Scores
 from awq_core.measure.methods.one_pass import MethodPass
 from awq_core.measure.methods.table import FULL, METHODS, RANDOM_CHOICES, RTN_AT_TWO_BITS, Strategy, strategies
@@ -131,8 +132,8 @@ def test_windows_in_turns_give_the_same(plain: Case, windows: int, monkeypatch: 
     listed, steps, searched = some(plain), [], []
     window = (1 + len(listed)) * 32 * SHAPE["hidden_size"] * 8
     monkeypatch.setattr(one_pass, "STATE_BYTES", windows * window)
-    genuine = one_pass._Searching.visit
-    monkeypatch.setattr(one_pass._Searching, "visit", lambda *given: searched.append(given[1]) or genuine(*given))
+    genuine = Searching.visit
+    monkeypatch.setattr(Searching, "visit", lambda *given: searched.append(given[1]) or genuine(*given))
     made = plain.fresh()
     found = made.score(listed, HELDOUT, lambda *step: steps.append(step))
     for strategy, score in zip(listed, found, strict=True):

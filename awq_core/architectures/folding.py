@@ -6,6 +6,8 @@ by it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from awq_core.architectures.description import Architecture, Fold
 from awq_core.architectures.fold_rows import rows_of_channels
 from awq_core.architectures.linear_modules import in_storage_layout, linear, weight_of
 
-__all__ = ["Parameters", "fold_block", "in_storage_layout"]
+__all__ = ["Parameters", "exchanged", "fold_block", "in_storage_layout"]
 
 Parameters = dict[str, Tensor]
 """Values of parameters by full name."""
@@ -104,3 +106,24 @@ def _divide_bias(module: Any, name: str, divisor: Tensor, others: Parameters) ->
     bias = getattr(module, "bias", None)
     if bias is not None:
         others[name] = others.get(name, bias.detach()) / divisor
+
+
+@contextmanager
+def exchanged(model: Any, parameters: Parameters) -> Iterator[None]:
+    """Exchange some parameters of a model inside the context; the originals are restored even after an error.
+
+    The parameters' storage is exchanged and never overwritten. Two published implementations overwrite weights of which
+    their backup is an alias, and so score every exponent after the first on damaged weights.
+
+    Raises:
+        AttributeError: if the model lacks a parameter.
+    """
+    present = {name: model.get_parameter(name) for name in parameters}
+    originals = {name: parameter.data for name, parameter in present.items()}
+    try:
+        for name, value in parameters.items():
+            present[name].data = value.to(originals[name])
+        yield
+    finally:
+        for name, original in originals.items():
+            present[name].data = original

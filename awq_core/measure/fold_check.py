@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from awq_core.architectures.block_stream import Blocks
-from awq_core.architectures.folding import Parameters, fold_block
+from awq_core.architectures.folding import Parameters, exchanged, fold_block
 from awq_core.architectures.model import (
     Architecture,
     Fold,
@@ -29,7 +29,6 @@ from awq_core.architectures.model import (
 )
 from awq_core.measure.layers.moments import MeasurementError
 from awq_core.measure.methods.losses import logits_of
-from awq_core.measure.methods.one_pass import exchanged
 
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 """Tolerance by dtype: largest difference of a logit, relative to the largest absolute logit.

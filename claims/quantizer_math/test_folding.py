@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from awq_core.architectures.folding import Parameters, fold_block
+from awq_core.architectures.folding import Parameters, exchanged, fold_block
 from awq_core.architectures.model import Fold, applicable_folds, architecture_of, linear
-from awq_core.measure.methods.one_pass import exchanged
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from awq_core.architectures.model import architecture_of
 from awq_core.measure.methods.block_rounding import LayerFindings, Rounding, redraw_signs
-from awq_core.measure.methods.found import Found
+from awq_core.measure.methods.search_results import SearchResults
 from awq_core.measure.methods.table import FULL, METHODS, Strategy
 from awq_core.quantization.gptq import gptq_codes
 from awq_core.quantization.quantizers import DEPLOYED, DIAGNOSTIC, round_to_nearest
@@ -31,11 +31,11 @@ def weight(seed: int, width: int, rows: int = 5) -> Tensor:
 
 
 def at(seed: int, draw: int, bits: int) -> Rounding:
-    def nothing(_: str) -> Found:
+    def nothing(_: str) -> SearchResults:
         raise AssertionError("nothing is searched")
 
     model: Any = None
-    return Rounding(model, LLAMA, 0, bits, LayerFindings({}, {}, {}, seed), nothing, draw)
+    return Rounding(model, LLAMA, 0, bits, LayerFindings(seed), nothing, draw)
 
 
 @given(seeds, draws, names, widths)

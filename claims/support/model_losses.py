@@ -12,7 +12,7 @@ import numpy as np
 from awq_core.judging.intervals import Estimate, Statistic, cluster_estimate
 from awq_core.judging.metrics import window_values
 from awq_core.measure.methods.looks import NotScoredError, count_of
-from awq_core.measure.methods.table import RANDOM_CHOICES
+from awq_core.measure.methods.table import CHOICES_AT_ONCE, RANDOM_CHOICES
 from awq_core.measured import Measured
 from claims.support.claim import NotApplicableError, Setting
 
@@ -118,9 +118,6 @@ def calibration_costs(measured: Measured, *strategies: str) -> list[dict[str, fl
     if missing := [name for name in strategies if name not in cost]:
         raise NotScoredError(missing, 0)
     return [cost[name] for name in strategies]
-
-
-CHOICES_AT_ONCE = 3
 
 
 def random_choices(measured: Measured) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_html
 
-from reports.gathered import Gathered, claim_of
 from reports.html.environment import macro
+from reports.judged_claims import JudgedClaims, claim_of
 
 TEMPLATE = "pytest_html.jinja2"
 COLUMN = 2
@@ -21,8 +21,8 @@ COLUMN = 2
 class PytestHtmlHooks:
     """A plugin for sessions that write such a report."""
 
-    def __init__(self, gathered: Gathered) -> None:
-        self.gathered = gathered
+    def __init__(self, judged: JudgedClaims) -> None:
+        self.judged = judged
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -45,5 +45,5 @@ class PytestHtmlHooks:
 
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         """Add the counts by model, and the style that verdicts and number lines need."""
-        claims = {model: self.gathered.of(model) for model in self.gathered.models}
+        claims = {model: self.judged.of(model) for model in self.judged.models}
         prefix.append(macro(TEMPLATE, "summary", claims))

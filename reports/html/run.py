@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from awq_core.quantization.quantizers import DEPLOYED
-from reports.gathered import claim_of
+from reports.judged_claims import claim_of
 from reports.verdict_words import Claim
 
 PLAIN = re.compile(r"[\w@%+=:,./~-]+")

@@ -15,7 +15,7 @@ from awq_core.architectures.folding import Parameters, fold_block
 from awq_core.architectures.model import Architecture, linear, linears_of_block, stored, weight_of
 from awq_core.measure.layers.datasets import best_alpha, constant_alpha
 from awq_core.measure.layers.importance import salient_channels
-from awq_core.measure.methods.found import Found
+from awq_core.measure.methods.search_results import SearchResults
 from awq_core.measured import deployed_quantizer
 from awq_core.quantization.clipping import clipped
 from awq_core.quantization.quantizers import DEPLOYED, AsymmetricGroups, round_to_nearest
@@ -27,18 +27,18 @@ class LayerFindings:
     """Results of the layer-level instruments that methods use.
 
     Attributes:
+        seed: of random choices of channels, and of the signs of redraws.
+        quantizer: which rounding every method rounds with.
         magnitudes: calibration magnitudes `[in_features]` of each linear's input, by the linear's name.
         alphas: best exponent of each linear by name, by bits.
         constant: single exponent with the least summed error, by bits.
-        seed: of random choices of channels, and of the signs of redraws.
-        quantizer: which rounding every method rounds with.
     """
 
-    magnitudes: Mapping[str, np.ndarray]
-    alphas: Mapping[int, Mapping[str, float]]
-    constant: Mapping[int, float]
     seed: int
     quantizer: AsymmetricGroups = DEPLOYED
+    magnitudes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    alphas: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    constant: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, channels: xr.Dataset, errors: xr.Dataset, bits: tuple[int, ...], seed: int) -> LayerFindings:
@@ -51,14 +51,14 @@ class LayerFindings:
         quantizer = deployed_quantizer(errors)
         alphas = {b: best_alpha(errors, quantizer.name, b) for b in bits}
         return cls(
+            seed,
+            quantizer,
             magnitudes,
             {
                 b: dict(zip(map(str, each["linear"].values), each.values.tolist(), strict=True))
                 for b, each in alphas.items()
             },
             {b: constant_alpha(errors, quantizer.name, b) for b in bits},
-            seed,
-            quantizer,
         )
 
 
@@ -98,7 +98,7 @@ class Rounding:
     block: int
     bits: int
     layers: LayerFindings
-    found: Callable[[str], Found]
+    found: Callable[[str], SearchResults]
     draw: int = 0
     applied: Applied = field(default_factory=Applied)
 
@@ -139,7 +139,7 @@ def plain(at: Rounding) -> Parameters:
     return at.stored({name: at.rounded(name, weight) for name, weight in at.weights()})
 
 
-def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits: str = "") -> Parameters:
+def folded(at: Rounding, scales: str | Callable[[Rounding], SearchResults] = "", limits: str = "") -> Parameters:
     """Fold scales into the block, clip its weights and round them.
 
     Args:
@@ -147,7 +147,7 @@ def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits:
         scales: name of the method whose search found the scales, or a function that makes them; empty for none.
         limits: name of the method whose search found the clip limits; empty for none.
     """
-    found = (at.found(scales) if scales else Found()) if isinstance(scales, str) else scales(at)
+    found = (at.found(scales) if scales else SearchResults()) if isinstance(scales, str) else scales(at)
     chosen = [(entry.fold, entry.scales) for entry in found.scales]
     for entry in found.scales:
         for name in (n.name for n in linears_of_block(at.architecture, at.block) if n.site in entry.fold.sites):
@@ -161,11 +161,13 @@ def folded(at: Rounding, scales: str | Callable[[Rounding], Found] = "", limits:
     return at.stored({name: at.rounded(name, weight) for name, weight in weights.items()}) | others
 
 
-def one_exponent(at: Rounding) -> Found:
+def one_exponent(at: Rounding) -> SearchResults:
     """Compute scales for the groups of the block-level search, all with the same exponent."""
     alpha = at.layers.constant[at.bits]
     scales = at.found("awq-block").scales
-    return Found([replace(entry, alpha=alpha, scales=official_scales(entry.magnitude, alpha)) for entry in scales])
+    return SearchResults(
+        [replace(entry, alpha=alpha, scales=official_scales(entry.magnitude, alpha)) for entry in scales]
+    )
 
 
 def scaled(at: Rounding, alpha_of: Callable[[LayerFindings, int, str], float]) -> Parameters:

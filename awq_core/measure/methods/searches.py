@@ -14,8 +14,8 @@ from awq_core.architectures.folding import fold_block
 from awq_core.architectures.model import Architecture, Fold, applicable_folds, linear, linears_of_block, weight_of
 from awq_core.measure.layers.row_errors import LinearRows
 from awq_core.measure.methods.block_inputs import BlockInputs, clock
-from awq_core.measure.methods.found import Found
 from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, search_group
+from awq_core.measure.methods.search_results import SearchResults
 from awq_core.quantization.clipping import UNCLIPPED_FAMILIES, search_clipping
 from awq_core.quantization.codes import CodedWeight
 from awq_core.quantization.gptq import gptq_codes, gptq_operations
@@ -45,11 +45,11 @@ class Calibration:
     quantizer: AsymmetricGroups
     bits: int
     inputs: BlockInputs
-    found: Callable[[str], Found]
+    found: Callable[[str], SearchResults]
     signs: Callable[[str, int], Tensor] | None = None
     exhaustive: bool = False
 
-    def timed(self, search: Callable[[Calibration], Found]) -> Found:
+    def timed(self, search: Callable[[Calibration], SearchResults]) -> SearchResults:
         """Run a search and record its duration, including second moments but not the forward pass before it."""
         device = next(self.inputs.module.parameters()).device
         began = clock(device)
@@ -67,23 +67,23 @@ class Calibration:
         return weight_of(linear(self.model, name))
 
 
-def block_scales(at: Calibration, formula: Formula = "official") -> Found:
+def block_scales(at: Calibration, formula: Formula = "official") -> SearchResults:
     """Search for the scale of every group whose scale folds exactly, by llm-awq's or AutoAWQ's formula."""
     folds = applicable_folds(at.model, at.architecture, at.block)
     return _scales(at, folds, formula)
 
 
-def grouped_scales(at: Calibration) -> Found:
+def grouped_scales(at: Calibration) -> SearchResults:
     """Search for llm-awq's scales, including scales shared by heads under grouped-query attention, in folds' order."""
     every = applicable_folds(at.model, at.architecture, at.block, grouped=True)
     known = {entry.fold: entry for entry in at.found("awq-block").scales}
     further = _scales(at, tuple(fold for fold in every if fold not in known), "official")
     known |= {entry.fold: entry for entry in further.scales}
-    return Found([known[fold] for fold in every], operations=further.operations)
+    return SearchResults([known[fold] for fold in every], operations=further.operations)
 
 
-def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found:
-    found = Found()
+def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> SearchResults:
+    found = SearchResults()
     for fold in folds:
         entry = search_group(
             at.model,
@@ -107,9 +107,9 @@ def _scales(at: Calibration, folds: tuple[Fold, ...], formula: Formula) -> Found
     return found
 
 
-def site_scales(at: Calibration) -> Found:
+def site_scales(at: Calibration) -> SearchResults:
     """Search for llm-awq's scale of every site that minimises the summed output error of the linears that read it."""
-    found = Found()
+    found = SearchResults()
     for site in at.architecture.sites:
         magnitude = at.inputs.magnitude_of(site.name)
         moment = at.inputs.second_moment(site.name)
@@ -122,7 +122,7 @@ def site_scales(at: Calibration) -> Found:
     return found
 
 
-def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
+def clip_limits(at: Calibration, *, scaled: bool = True) -> SearchResults:
     """Search for llm-awq's clip limits.
 
     Args:
@@ -132,7 +132,7 @@ def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
     scales = at.found("awq-block").scales if scaled else []
     divisors = {site: entry.scales for entry in scales for site in entry.fold.sites}
     weights, _ = fold_block(at.model, at.architecture, at.block, [(entry.fold, entry.scales) for entry in scales])
-    found = Found()
+    found = SearchResults()
     for name, family, site in at.linears():
         if family in UNCLIPPED_FAMILIES:
             continue
@@ -146,9 +146,9 @@ def clip_limits(at: Calibration, *, scaled: bool = True) -> Found:
     return found
 
 
-def gptq(at: Calibration, *, activation_order: bool = False) -> Found:
+def gptq(at: Calibration, *, activation_order: bool = False) -> SearchResults:
     """Run GPTQ on the stacked linears of each site, whose rows share the second moment and are independent."""
-    found = Found()
+    found = SearchResults()
     by_site: dict[str, list[str]] = {}
     for name, _, site in at.linears():
         by_site.setdefault(site, []).append(name)

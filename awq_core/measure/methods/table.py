@@ -17,12 +17,14 @@ from awq_core.architectures.model import Architecture, applicable_folds, blocks_
 from awq_core.measure.methods import block_rounding as rounding
 from awq_core.measure.methods import searches
 from awq_core.measure.methods.block_rounding import Rounding
-from awq_core.measure.methods.found import Found
+from awq_core.measure.methods.search_results import SearchResults
 from awq_core.measure.methods.searches import Calibration
 
 RANDOM_CHOICES = 9
-"""Number of random choices of kept channels, scored in threes until a claim is decided: the chance level with which
-choosing by weight is compared."""
+"""Number of random choices of kept channels, the chance level with which choosing by weight is compared."""
+
+CHOICES_AT_ONCE = 3
+"""Number of random choices by which each look at the losses scores more, until a claim is decided."""
 
 A_SCALE_AT_RUN_TIME = "a multiplication at run time wherever no operation absorbs the scale"
 MIXED_PRECISION = "two precisions in one matrix"
@@ -49,7 +51,7 @@ class Method:
 
     name: str
     round: Callable[[Rounding], Parameters]
-    search: Callable[[Calibration], Found] | None = None
+    search: Callable[[Calibration], SearchResults] | None = None
     builds_on: str = ""
     needs: str = ""
     folds_everywhere: bool = False

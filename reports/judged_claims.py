@@ -26,7 +26,7 @@ def models_of(report: pytest.TestReport) -> tuple[str, ...]:
 
 
 @dataclass
-class Gathered:
+class JudgedClaims:
     """Evidence by models and claim, and the errors of claims that left none."""
 
     claims: dict[tuple[tuple[str, ...], str], Claim] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from awq_core.quantization.codes import CodedWeight
 
 
 @dataclass
-class Found:
+class SearchResults:
     """Results of one method's search in one block, at one precision, on one text set.
 
     Attributes:
@@ -37,7 +37,7 @@ class Found:
     operations: int = 0
 
 
-def to_arrays(found: Found) -> Arrays:
+def to_arrays(found: SearchResults) -> Arrays:
     """Convert results to plain arrays, from which `from_arrays` restores them bit for bit.
 
     Names are paths, such as `scales/mlp_in/alpha`; an array of text at a path lists the names below it.
@@ -63,7 +63,9 @@ def to_arrays(found: Found) -> Arrays:
     return arrays
 
 
-def from_arrays(arrays: Arrays, architecture: Architecture, block: int, device: torch.device | str = "cpu") -> Found:
+def from_arrays(
+    arrays: Arrays, architecture: Architecture, block: int, device: torch.device | str = "cpu"
+) -> SearchResults:
     """Restore results from plain arrays.
 
     Args:
@@ -73,7 +75,7 @@ def from_arrays(arrays: Arrays, architecture: Architecture, block: int, device: 
         device: device of scales and limits; codes stay in host memory.
     """
     folds = {fold.name: fold for fold in architecture.folds}
-    found = Found(seconds=float(arrays["seconds"]), operations=int(arrays["operations"]))
+    found = SearchResults(seconds=float(arrays["seconds"]), operations=int(arrays["operations"]))
     for name in arrays["scales"].tolist():
         path = f"scales/{name}"
         found.scales.append(

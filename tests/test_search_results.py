@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from awq_core.measure.checkpoints import Arrays, Checkpoints, CheckpointsInMemory
-from awq_core.measure.methods import one_pass
+from awq_core.measure.methods import calibrated_blocks
 from awq_core.measure.methods.block_rounding import LayerFindings
-from awq_core.measure.methods.found import Found, from_arrays, to_arrays
 from awq_core.measure.methods.losses import Scores
+from awq_core.measure.methods.search_results import SearchResults, from_arrays, to_arrays
 from awq_core.measure.methods.table import Strategy, strategies
 from awq_core.quantization.codes import CodedWeight
 from fixtures.cache.checkpoints import CheckpointsOnDisk
@@ -56,7 +56,7 @@ def cases() -> Callable[[torch.dtype], Case]:
     return lambda dtype: made.setdefault(dtype, made.get(dtype) or Case(dtype))
 
 
-def assert_same(first: Found, second: Found) -> None:
+def assert_same(first: SearchResults, second: SearchResults) -> None:
     """To the last bit, in order."""
 
     def same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -85,14 +85,14 @@ def test_what_is_kept_is_plain_and_comes_back_whole(
 ) -> None:
     """Of every method, as the searches handed it over: what a pass reads back is what it found."""
     case = cases(dtype)
-    written: list[tuple[Found, Arrays]] = []
+    written: list[tuple[SearchResults, Arrays]] = []
 
-    def watched(found: Found) -> Arrays:
+    def watched(found: SearchResults) -> Arrays:
         arrays = to_arrays(found)
         written.append((found, arrays))
         return arrays
 
-    monkeypatch.setattr(one_pass, "to_arrays", watched)
+    monkeypatch.setattr(calibrated_blocks, "to_arrays", watched)
     case.score(defaultdict(CheckpointsInMemory).__getitem__)
     assert len(written) == 3 * len(case.searches)
     kinds = set()
@@ -123,9 +123,9 @@ def test_what_was_kept_is_not_searched_again(
 ) -> None:
     """Nor is any calibration text run through the model."""
     case = cases(dtype)
-    monkeypatch.setattr(one_pass._Searching, "_search", refused)
-    monkeypatch.setattr(one_pass, "BlockInputs", refused)
-    monkeypatch.setattr(one_pass, "BlockStream", refused)
+    monkeypatch.setattr(calibrated_blocks.Searching, "_search", refused)
+    monkeypatch.setattr(calibrated_blocks, "BlockInputs", refused)
+    monkeypatch.setattr(calibrated_blocks, "BlockStream", refused)
     assert_scores_are(case.score(case.checkpoints.__getitem__), case.whole)
 
 
@@ -146,9 +146,9 @@ def test_stopped_after_any_block_it_goes_on_there(
     with pytest.raises(StoppedError):
         case.score(checkpoints, progress=interrupt)
     searched = []
-    genuine = one_pass._Searching._search
+    genuine = calibrated_blocks.Searching._search
     monkeypatch.setattr(
-        one_pass._Searching,
+        calibrated_blocks.Searching,
         "_search",
         lambda self, search, block, inputs: (
             searched.append((search.name, block)) or genuine(self, search, block, inputs)
