@@ -23,7 +23,8 @@ from awq_core.quantization.matmul import multiplies_bfloat16
 from benchmarks.clock import Clock
 from benchmarks.machine import peak_memory
 from benchmarks.probes import Part, Probes
-from fixtures.measuring.model import ModelMeasurement, calibration_texts
+from fixtures.measuring.model import ModelMeasurement
+from fixtures.texts.calibration import calibration_texts
 
 RUNS = ("layers", "traffic", "methods")
 """Runs of `fixtures.measuring.model` on a model; untrained twins go through the first two as well."""

@@ -25,7 +25,7 @@ from awq_core.quantization.quantizers import AsymmetricGroups
 from claims.support.catalogue import whole_catalogue
 from claims.support.claim import Setting
 from claims.support.judge import judge
-from fixtures.measuring.losses_by_look import losses_dataset
+from fixtures.measuring.losses_dataset import losses_dataset
 from tests.structured_model import (
     a_module,
     a_parameter,

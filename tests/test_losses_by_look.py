@@ -23,9 +23,10 @@ from awq_core.measure.methods.table import METHODS, strategies
 from awq_core.measured import JUDGED_BITS, Measured
 from fixtures.cache.checkpoints import CheckpointsOnDisk
 from fixtures.cache.store import MeasurementCache
-from fixtures.measuring.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at, losses_dataset
-from fixtures.measuring.model import calibration_texts
+from fixtures.measuring.losses_by_look import LARGEST_CHANGE, LossesByLook, Wanted, looks_at
+from fixtures.measuring.losses_dataset import losses_dataset
 from fixtures.progress import MeasurementProgress
+from fixtures.texts.calibration import calibration_texts
 from fixtures.texts.tokens import token_hash
 from tests.structured_model import LLAMA, measured_layers, structured_model, tokens
 

@@ -16,7 +16,7 @@ from awq_core.measure.methods.calibrated_blocks import Searching
 from awq_core.measure.methods.losses import Scores
 from awq_core.measure.methods.one_pass import MethodPass
 from awq_core.measure.methods.table import FULL, METHODS, RANDOM_CHOICES, RTN_AT_TWO_BITS, Strategy, strategies
-from fixtures.measuring.model import calibration_texts
+from fixtures.texts.calibration import calibration_texts
 from tests.reference_methods import ReferenceMethods, scores
 from tests.structured_model import LLAMA, SHAPE, layer_findings, method_pass, structured_model, tokens
 
