@@ -23,14 +23,13 @@ from tests.synthetic_claim import synthetic_interval
 
 
 def made(value: float, lower: float, upper: float, resampled: str = "blocks", n: int = 6) -> Estimate:
-    return Estimate(value, synthetic_interval(lower, upper, n, resampled=resampled))
+    return Estimate(value, lambda: synthetic_interval(lower, upper, n, resampled=resampled))
 
 
 def spread(value: float, error: float, scale: Scale = Scale.LINEAR) -> Estimate:
     """An estimate whose p value is asked for: the interval's ends play no part."""
-    return Estimate(
-        value, Interval(value, value, "m", "blocks", 5, standard_error=error, degrees_of_freedom=4, scale=scale)
-    )
+    interval = Interval(value, value, "m", "blocks", 5, standard_error=error, degrees_of_freedom=4, scale=scale)
+    return Estimate(value, lambda: interval)
 
 
 def test_an_inconclusive_claim_says_how_many_blocks_would_decide() -> None:

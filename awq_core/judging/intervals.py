@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class Estimate:
 
     Attributes:
         value: the estimate, in the claim's unit.
-        interval: its 95% interval, in the same unit, with its standard error; one of several looks' is wider.
+        find_interval: computes its interval. Only judged estimates need one, and resampling takes most of the time: the
+            untrained twins' estimates, say, are shown without.
         summarised: the values that it summarises, by name (usually one for each linear), for naming the worst.
         linear: the one linear that it is of, chosen on calibration tokens.
         variants: the same quantity estimated otherwise, by name, to be held against the same threshold.
@@ -48,11 +50,16 @@ class Estimate:
     """
 
     value: float
-    interval: Interval
+    find_interval: Callable[[], Interval]
     summarised: dict[str, float] = field(default_factory=dict)
     linear: str | None = None
     variants: dict[str, Estimate] = field(default_factory=dict)
     readings: dict[str, float | str] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> Interval:
+        """Its 95% interval, in the same unit, with its standard error; one of several looks' is wider."""
+        return self.find_interval()
 
     def p_value(self, threshold: Threshold) -> float:
         """Compute the two-sided p value of the hypothesis that the true value lies on the threshold.
@@ -86,6 +93,7 @@ def cluster_estimate(
     further_variance: float = 0.0,
     further_degrees: float = math.inf,
     looks: int = 1,
+    look: int = 1,
 ) -> Estimate:
     """Estimate a statistic of exchangeable clusters, with an interval from a bootstrap standard error.
 
@@ -102,30 +110,36 @@ def cluster_estimate(
         looks: number of registered looks at growing data, of which this is one. The interval of each look is at level
             `1 - 0.05 / looks`, so that the chance that any of them misses the truth is at most 5% (Bonferroni), however
             the looks depend on one another and whenever looking stops.
+        look: which of the looks this is, from 1.
 
     Raises:
         InsufficientDataError: if there are fewer clusters than `FEWEST`.
-        ValueError: if the statistic is NaN or infinite.
+        ValueError: if the statistic is NaN or infinite; of resamples, once the interval is asked for.
     """
     if clusters < FEWEST[resampled]:
         raise InsufficientDataError(f"{clusters} {resampled}, and an interval needs at least {FEWEST[resampled]}")
     point = float(statistic(np.arange(clusters)))
-    draws = np.random.default_rng(seed).integers(0, clusters, size=(RESAMPLES, clusters))
-    distribution = statistic(draws)  # (resamples,)
-    if not (math.isfinite(point) and np.isfinite(distribution).all()):
-        raise ValueError("a statistic of the measurements is NaN or infinite")
-    variance = float(distribution.var(ddof=1)) * clusters / (clusters - 1)
-    return _student(
-        point,
-        [(variance, clusters - 1), (further_variance, further_degrees)],
-        f"bootstrap standard error over {resampled}, Student's t",
-        resampled,
-        clusters,
-        seed,
-        logarithmic,
-        bounds,
-        looks,
-    )
+    _check_finite(point)
+
+    def find() -> Interval:
+        draws = np.random.default_rng(seed).integers(0, clusters, size=(RESAMPLES, clusters))
+        distribution = statistic(draws)  # (resamples,)
+        _check_finite(distribution)
+        variance = float(distribution.var(ddof=1)) * clusters / (clusters - 1)
+        return _student(
+            point,
+            [(variance, clusters - 1), (further_variance, further_degrees)],
+            f"bootstrap standard error over {resampled}, Student's t",
+            resampled,
+            clusters,
+            seed,
+            logarithmic,
+            bounds,
+            looks,
+            look,
+        )
+
+    return Estimate(_back(point, logarithmic), cache(find))
 
 
 def jackknife_estimate(
@@ -150,9 +164,9 @@ def jackknife_estimate(
     variance = (groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum())
     point = float(scale(np.float64(value)))
     method = f"jackknife over {resampled}, Student's t"
-    return _student(
-        point, [(variance, groups - 1)], method, resampled, groups, None, logarithmic, (-math.inf, math.inf)
-    )
+    variances, bounds = [(variance, float(groups - 1))], (-math.inf, math.inf)
+    interval = _student(point, variances, method, resampled, groups, None, logarithmic, bounds)
+    return Estimate(_back(point, logarithmic), lambda: interval)
 
 
 def two_sample_jackknife(
@@ -186,7 +200,9 @@ def two_sample_jackknife(
         )
         variances.append(((size - 1) / size * float(((left_out - left_out.mean()) ** 2).sum()), float(size - 1)))
     method = f"jackknife over {resampled} of both, Student's t"
-    return _student(statistic(everything), variances, method, resampled, sum(sizes), None, False, bounds)
+    point = statistic(everything)
+    interval = _student(point, variances, method, resampled, sum(sizes), None, False, bounds)
+    return Estimate(point, lambda: interval)
 
 
 def _student(
@@ -199,7 +215,8 @@ def _student(
     logarithmic: bool,
     bounds: tuple[float, float],
     looks: int = 1,
-) -> Estimate:
+    look: int = 1,
+) -> Interval:
     total = sum(variance for variance, _ in variances)
     # Welch-Satterthwaite degrees of freedom of a sum of independent variances.
     spread = sum(variance**2 / degrees for variance, degrees in variances if variance > 0)
@@ -207,10 +224,9 @@ def _student(
     standard_error = math.sqrt(total)
     level = 1 - (1 - CONFIDENCE) / looks if looks > 1 else CONFIDENCE
     half = float(stats.t.ppf(0.5 + level / 2, degrees)) * standard_error
-    back = math.exp if logarithmic else float
-    lower, upper = back(point - half), back(point + half)
+    lower, upper = _back(point - half, logarithmic), _back(point + half, logarithmic)
     lower, upper = max(lower, bounds[0]), min(upper, bounds[1])
-    interval = Interval(
+    return Interval(
         lower,
         upper,
         method,
@@ -219,8 +235,18 @@ def _student(
         seed,
         looks,
         level,
+        look,
         standard_error=standard_error,
         degrees_of_freedom=degrees,
         scale=Scale.LOGARITHM if logarithmic else Scale.LINEAR,
     )
-    return Estimate(back(point), interval)
+
+
+def _back(value: float, logarithmic: bool) -> float:
+    """Convert a value on the statistic's scale to the claim's unit."""
+    return math.exp(value) if logarithmic else float(value)
+
+
+def _check_finite(statistic: float | NDArray[np.float64]) -> None:
+    if not np.isfinite(statistic).all():
+        raise ValueError("a statistic of the measurements is NaN or infinite")

@@ -175,7 +175,7 @@ def test_a_verdict_falls_where_its_p_value_is_under_the_level(values: list[float
 @pytest.mark.parametrize("value", [-2.0, -0.01, 0.1, 49.0])
 def test_the_nearer_of_two_edges_decides_the_p_value(lower: float, value: float) -> None:
     """Just outside its range a claim is hardly refuted, however far the other edge lies."""
-    estimate = Estimate(lower + value, drawn(lower - 3, lower + 50))
+    estimate = Estimate(lower + value, lambda: drawn(lower - 3, lower + 50))
     two_sided = Threshold(lower, lower + 100)
     expected = 2 * stats.t.sf(abs(value) / 0.5, 4)
     assert estimate.p_value(two_sided) == pytest.approx(expected)

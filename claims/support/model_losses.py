@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,8 @@ def over_windows(
         further_degrees: see `cluster_estimate`.
     """
     looks = count_of(measured.losses)
-    estimate = cluster_estimate(
+    look = looks if measured.losses is None else int(measured.losses.attrs.get("look", looks - 1)) + 1
+    return cluster_estimate(
         statistic,
         windows,
         resampled="windows",
@@ -97,9 +97,8 @@ def over_windows(
         further_variance=further_variance,
         further_degrees=further_degrees,
         looks=looks,
+        look=look,
     )
-    look = looks if measured.losses is None else int(measured.losses.attrs.get("look", looks - 1)) + 1
-    return replace(estimate, interval=replace(estimate.interval, look=look))
 
 
 def mean_over_windows(measured: Measured, differences: np.ndarray, setting: Setting) -> Estimate:

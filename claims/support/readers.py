@@ -149,4 +149,4 @@ def exactly(value: float, counted: str, n: int) -> Estimate:
     """
     method = "exact: nothing is sampled"
     interval = Interval(value, value, method, counted, n, standard_error=0.0, degrees_of_freedom=0, exact=True)
-    return Estimate(value, interval)
+    return Estimate(value, lambda: interval)
