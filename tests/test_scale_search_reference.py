@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from awq_core.architectures.model import architecture_of, linear
-from awq_core.measure.methods import alpha_race, scale_search
+from awq_core.measure.methods import alpha_race, scale_losses
 from awq_core.measure.methods.alpha_race import LARGEST_REGRET, REGRET
 from awq_core.measure.methods.scale_search import OFFICIAL_ALPHAS, Formula, FoundScale
 from fixtures.models.loading import load_model, load_tokenizer
@@ -42,7 +42,7 @@ def test_every_candidate_s_loss_is_the_replayed_one(
         monkeypatch.setattr(alpha_race, "FIRST_TOKENS", 20)
         monkeypatch.setattr(alpha_race, "LARGEST_TOKENS", 5)
         monkeypatch.setattr(alpha_race, "FIRST_POSITIONS", 3)
-        monkeypatch.setattr(scale_search, "BATCH_TOKENS", 50)
+        monkeypatch.setattr(scale_losses, "BATCH_TOKENS", 50)
     model, calibration = structured_model(key_value_heads, kind), tokens(6)
     found = searched(model, LLAMA, calibration, bits, formula, grouped=True, exhaustive=not raced)
     expected = reference.search(model, torch.from_numpy(calibration), bits, formula, grouped=True)

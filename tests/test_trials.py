@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,16 +12,10 @@ from torch import Tensor, nn
 
 from awq_core.architectures.block_stream import BlockStream
 from awq_core.architectures.model import applicable_folds, linear
-from awq_core.measure.methods import scale_search
+from awq_core.measure.methods import block_inputs, scale_losses, scale_search
+from awq_core.measure.methods.attention_trials import AttentionAtPositions, WholeSequences
 from awq_core.measure.methods.block_inputs import BlockInputs
-from awq_core.measure.methods.trials import (
-    AttentionAtPositions,
-    Trial,
-    WholeSequences,
-    low_precision,
-    mean_square,
-    output_of,
-)
+from awq_core.measure.methods.trials import Trial, low_precision, mean_square, output_of
 from awq_core.quantization.quantizers import DEPLOYED
 from tests.tiny_architectures import CASES, Case, every_case, tiny, token_ids
 
@@ -124,7 +118,7 @@ def test_attention_at_some_positions_is_the_whole_module_s_output_there(shape: C
 def test_the_search_looks_at_positions_where_it_can(shape: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[type] = []
     for name in ("AttentionAtPositions", "WholeSequences"):
-        kind = getattr(scale_search, name)
+        kind = getattr(scale_losses, name)
 
         class Watched(kind):  # type: ignore[misc, valid-type]
             def _output(self, changes: Any, kind: type = kind) -> Tensor:
@@ -132,7 +126,7 @@ def test_the_search_looks_at_positions_where_it_can(shape: Case, monkeypatch: py
                     used.append(kind)
                 return super()._output(changes)
 
-        monkeypatch.setattr(scale_search, name, Watched)
+        monkeypatch.setattr(scale_losses, name, Watched)
     model, architecture = tiny(shape)
     stream = BlockStream(model, architecture, {"": token_ids(6, 24).numpy()}, groups=1)
     stream.begin(0)
@@ -143,6 +137,28 @@ def test_the_search_looks_at_positions_where_it_can(shape: Case, monkeypatch: py
         assert not used
     else:
         assert set(used) == {AttentionAtPositions if shape in at_positions else WholeSequences}
+
+
+@pytest.mark.parametrize("room", [0, 2**27])
+def test_trials_serve_every_search_where_there_is_room(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second search finds the same, whether or not the first one's trials are stored."""
+    monkeypatch.setattr(block_inputs, "TRIAL_BYTES", room)
+    made: list[Hashable] = []
+    genuine = BlockInputs.trial
+    monkeypatch.setattr(
+        BlockInputs, "trial", lambda self, key, make: genuine(self, key, lambda: made.append(key) or make())
+    )
+    model, architecture = tiny(at_positions[0])
+    stream = BlockStream(model, architecture, {"": token_ids(6, 24).numpy()}, groups=1)
+    stream.begin(0)
+    inputs = BlockInputs(stream, 0, "", torch.float64)
+    folds = applicable_folds(model, architecture, 0)
+    expected = [scale_search.search_group(model, architecture, 0, fold, DEPLOYED, 3, inputs) for fold in folds]
+    once = len(made)
+    found = [scale_search.search_group(model, architecture, 0, fold, DEPLOYED, 3, inputs) for fold in folds]
+    assert once > 0
+    assert len(made) == (once if room else 2 * once)
+    assert [entry.losses for entry in found] == [entry.losses for entry in expected]
 
 
 def test_differences_are_multiplied_in_half_precision_where_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:

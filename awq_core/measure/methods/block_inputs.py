@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from awq_core.architectures.block_stream import BlockStream, hooked
 from awq_core.architectures.model import Architecture, Fold, is_linear
 from awq_core.measure.layers.second_moment import SecondMoment
-from awq_core.measure.methods.trials import output_of
+from awq_core.measure.methods.trials import Trial, output_of
 
 CHUNK_ELEMENTS = 500_000
 """Largest number of values whose magnitudes are computed together, so that they stay in the processor's cache."""
+
+TRIAL_BYTES = 2**27
+"""Largest size of the trials that are stored for a block, in bytes."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a module's call."""
@@ -53,6 +56,7 @@ class BlockInputs:
         self.seconds = 0.0
         self.tokens: dict[str, int] = {}
         self.calls: dict[str, list[Call]] = {}
+        self._trials: dict[Hashable, Trial] = {}
         captured: dict[str, list[Tensor]] = {}
         sizes: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:
@@ -100,6 +104,20 @@ class BlockInputs:
         if site not in self._moments:
             self._add(site, self.sites[site])
         return self._moments[site]
+
+    def trial(self, key: Hashable, make: Callable[[], Trial]) -> Trial:
+        """Return a module's trial on some tokens; made once for the searches of all precisions, where there is room.
+
+        Args:
+            key: the module and the tokens.
+            make: makes the trial.
+        """
+        if key in self._trials:
+            return self._trials[key]
+        made = make()
+        if made.size + sum(trial.size for trial in self._trials.values()) <= TRIAL_BYTES:
+            self._trials[key] = made
+        return made
 
     def _add(self, site: str, x: Tensor) -> None:
         """Add tokens `(tokens, width)` to a site's second moment; there may be none for an expert."""

@@ -5,6 +5,7 @@ Only differences from full precision are multiplied (`trials.py`).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,9 @@ def losses_of(fold: Fold, inputs: BlockInputs, changes: RoundingChanges) -> Loss
     """Choose how losses are measured: for a linear itself, for a module token by token, or over whole sequences."""
     if fold.inspected not in inputs.calls:
         return _LinearLosses(inputs.sites[fold.name], changes)
-    module, calls = inputs.module.get_submodule(fold.inspected), inputs.calls[fold.inspected]
-    if _reads_no_other_token(inputs.architecture, fold) and _is_of_tokens(calls):
-        return _TokenLosses(module, calls, inputs.output_size[fold.inspected], changes)
-    return _SequenceLosses(module, calls, changes)
+    if _reads_no_other_token(inputs.architecture, fold) and _is_of_tokens(inputs.calls[fold.inspected]):
+        return _TokenLosses(inputs, fold.inspected, changes)
+    return _SequenceLosses(inputs, fold.inspected, changes)
 
 
 class _LinearLosses:
@@ -99,27 +99,32 @@ class _TokenLosses:
 
     tokens = 1
 
-    def __init__(self, module: nn.Module, calls: list[Call], size: Tensor, changes: RoundingChanges) -> None:
-        self.module = module
+    def __init__(self, inputs: BlockInputs, path: str, changes: RoundingChanges) -> None:
+        self.inputs = inputs
+        self.path = path
         self.changes = changes
+        calls = inputs.calls[path]
         first_args, first_kwargs = calls[0]
         self.lead = _hidden(calls[0]).ndim - 2  # dimensions before tokens and width, restored around each batch
         self.args = [torch.cat([args[i].flatten(0, -2) for args, _ in calls]) for i in range(len(first_args))]
         self.kwargs = {name: torch.cat([kwargs[name].flatten(0, -2) for _, kwargs in calls]) for name in first_kwargs}
         self.candidates = changes.count
-        self.size = size.cpu().numpy()
+        self.size = inputs.output_size[path].cpu().numpy()
         self.cases = len(self.size)
 
     def __call__(self, left: np.ndarray, sample: Sample) -> np.ndarray:
         """Losses `(k, n, p)`."""
         found = []
         for start in range(0, len(sample.cases), BATCH_TOKENS):
-            rows = torch.as_tensor(sample.cases[start : start + BATCH_TOKENS])
-            args = tuple(value[rows][(None,) * self.lead] for value in self.args)
-            kwargs = {name: value[rows][(None,) * self.lead] for name, value in self.kwargs.items()}
-            trial = Trial(self.module, args, kwargs)
+            cases = sample.cases[start : start + BATCH_TOKENS]
+            trial = self.inputs.trial((self.path, cases.tobytes()), partial(self._trial, torch.as_tensor(cases)))
             found.append([mean_square(trial.change(self.changes.by_weight(candidate))).flatten() for candidate in left])
         return _by_candidate(found)[:, :, None]
+
+    def _trial(self, rows: Tensor) -> Trial:
+        args = tuple(value[rows][(None,) * self.lead] for value in self.args)
+        kwargs = {name: value[rows][(None,) * self.lead] for name, value in self.kwargs.items()}
+        return Trial(self.inputs.module.get_submodule(self.path), args, kwargs)
 
 
 class _SequenceLosses:
@@ -127,9 +132,11 @@ class _SequenceLosses:
 
     size = None
 
-    def __init__(self, module: nn.Module, calls: list[Call], changes: RoundingChanges) -> None:
-        self.module = module
-        self.call = _joined(calls)
+    def __init__(self, inputs: BlockInputs, path: str, changes: RoundingChanges) -> None:
+        self.inputs = inputs
+        self.path = path
+        self.module = inputs.module.get_submodule(path)
+        self.call = _joined(inputs.calls[path])
         self.changes = changes
         self.candidates = changes.count
         self.cases, self.tokens = _hidden(self.call).shape[:2]
@@ -151,14 +158,15 @@ class _SequenceLosses:
         at_once = max(1, BATCH_TOKENS // self.tokens)
         for start in range(0, len(sample.cases), at_once):
             part = slice(start, start + at_once)
-            args, kwargs = _some_sequences(self.call, torch.as_tensor(sample.cases[part]))
-            trial = self._trial(args, kwargs, torch.as_tensor(sample.positions[part]))
+            cases, positions = sample.cases[part], sample.positions[part]
+            key = self.path, cases.tobytes(), positions.tobytes(), self._projections is None
+            make = partial(self._trial, torch.as_tensor(cases), torch.as_tensor(positions))
+            trial = self.inputs.trial(key, make)
             found.append([mean_square(trial.change(self.changes.by_weight(candidate))) for candidate in left])
         return _by_candidate(found)
 
-    def _trial(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], positions: Tensor
-    ) -> WholeSequences | AttentionAtPositions:
+    def _trial(self, cases: Tensor, positions: Tensor) -> WholeSequences | AttentionAtPositions:
+        args, kwargs = _some_sequences(self.call, cases)
         if self._projections is None:
             return WholeSequences(self.module, args, kwargs, positions)
         return AttentionAtPositions(self.module, args, kwargs, positions, self._projections)

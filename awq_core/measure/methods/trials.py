@@ -69,6 +69,12 @@ class Trial:
         self._known: Known = {}
         self.full = self._output({})
 
+    @property
+    def size(self) -> int:
+        """Size of what is stored, in bytes."""
+        tensors = [tensor for known in self._known.values() for tensor in (known.inputs, known.output)]
+        return self.full.nbytes + sum(tensor.nbytes for tensor in tensors)
+
     def change(self, changes: Changes) -> Tensor:
         """Compute the change of the output, of the output's shape.
 
