@@ -9,8 +9,8 @@ from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import FP16_BYTES
 from claims.support.claim import NotApplicableError, Setting, claim
-from claims.support.model_losses import over_windows, perplexity, perplexity_estimate, window_losses
-from claims.support.readers import exactly, named, worth_recovering
+from claims.support.model_losses import excess_perplexity, over_windows, window_losses
+from claims.support.readers import better_than_guessing, exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
 
@@ -76,22 +76,47 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
     source="conceptual guide",
     below=0,
     unit="perplexity of AWQ - 1.02 that of full precision",
+    version=2,
     level="model",
     bits=(4,),
 )
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
-    worth_recovering(measured, setting)
-    block, clipped = f"awq-block-{setting.bits}", f"awq-block-clip-{setting.bits}"
-    full, of_awq, _ = map(perplexity, window_losses(measured, "full", block, clipped))
-    readings: dict[str, float | str] = {
-        "perplexity of full precision": full,
-        "perplexity of AWQ": of_awq,
-        "excess": f"{100 * (of_awq / full - 1):.2f}%",
-    }
-    of_block, with_clipping = (
-        perplexity_estimate(measured, {method: 1.0, "full": -1.02}, setting) for method in (block, clipped)
+    better_than_guessing(measured, setting)
+    with_clipping = excess_perplexity(measured, setting, "awq-block-clip", 1.02)
+    return named(
+        excess_perplexity(measured, setting, "awq-block", 1.02), None, {}, variants={WITH_CLIPPING: with_clipping}
     )
-    return named(of_block, None, readings, variants={WITH_CLIPPING: with_clipping})
+
+
+@claim(
+    "bits.near-lossless",
+    "4-bit group-wise round-to-nearest is near-lossless: it costs under 2% of perplexity",
+    source="AWQ-Diag",
+    below=0,
+    unit="perplexity of RTN - 1.02 that of full precision",
+    level="model",
+    bits=(4,),
+)
+def test_near_lossless(measured: Measured, setting: Setting) -> Estimate:
+    better_than_guessing(measured, setting)
+    return excess_perplexity(measured, setting, "rtn", 1.02)
+
+
+@claim(
+    "bits.awq-degrades",
+    "Below 4 bits even AWQ degrades: at 3 it costs over 5% of perplexity",
+    source="conceptual guide",
+    above=0,
+    unit="perplexity of AWQ - 1.05 that of full precision",
+    level="model",
+    bits=(3,),
+)
+def test_awq_degrades(measured: Measured, setting: Setting) -> Estimate:
+    better_than_guessing(measured, setting)
+    with_clipping = excess_perplexity(measured, setting, "awq-block-clip", 1.05)
+    return named(
+        excess_perplexity(measured, setting, "awq-block", 1.05), None, {}, variants={WITH_CLIPPING: with_clipping}
+    )
 
 
 @claim(

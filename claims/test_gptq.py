@@ -4,8 +4,16 @@ from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
 from claims.support.claim import Reported, Setting, claim
-from claims.support.model_losses import BLOCK, CLIPPED, calibration_costs, gaps, has, mean_over_windows
-from claims.support.readers import named, worth_recovering
+from claims.support.model_losses import (
+    BLOCK,
+    CLIPPED,
+    calibration_costs,
+    excess_perplexity,
+    gaps,
+    has,
+    mean_over_windows,
+)
+from claims.support.readers import better_than_guessing, named, worth_recovering
 
 VARIANTS = {
     "gptq-parallel": "on full-precision inputs",
@@ -35,6 +43,37 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
     readings |= {f"gap of GPTQ {what}": float(gap.mean()) for what, gap in zip(variants.values(), others, strict=True)}
     estimate, with_clipping = (mean_over_windows(measured, gap - gptq, setting) for gap in (awq, clipped))
     return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
+
+
+@claim(
+    "gptq.better",
+    "GPTQ is more accurate than AWQ at 4 bits",
+    source="conceptual guide, in its comparison; its summary says the opposite",
+    above=0.005,
+    unit="nats: gap of AWQ - gap of GPTQ",
+    level="model",
+    bits=(4,),
+)
+def test_better(measured: Measured, setting: Setting) -> Estimate:
+    worth_recovering(measured, setting)
+    awq, clipped, gptq = gaps(measured, setting, "awq-block", "awq-block-clip", "gptq")
+    readings: dict[str, float | str] = {BLOCK: float(awq.mean()), "gap of GPTQ": float(gptq.mean())}
+    estimate, with_clipping = (mean_over_windows(measured, gap - gptq, setting) for gap in (awq, clipped))
+    return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
+
+
+@claim(
+    "gptq.two-percent",
+    "4-bit GPTQ, too, costs under 2% of perplexity",
+    source="conceptual guide",
+    below=0,
+    unit="perplexity of GPTQ - 1.02 that of full precision",
+    level="model",
+    bits=(4,),
+)
+def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
+    better_than_guessing(measured, setting)
+    return excess_perplexity(measured, setting, "gptq", 1.02)
 
 
 @claim(

@@ -1,89 +1,183 @@
-"""The answer first: is AWQ worth it on this model, at the setting that is deployed?"""
+"""The answer first: what every method costs on this model at the deployed setting, and which one to take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from awq_core.judging.evidence import WITH_CLIPPING, Verdict
-from awq_core.judging.metrics import window_values
+from awq_core.judging.metrics import mean_loss, window_differences, window_values
 from awq_core.judging.verdicts import WORTH_RECOVERING
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import DEPLOYED
 from reports.verdict_words import Claim
 
-DECISIVE_CLAIM = "payoff.perplexity@4"
-COMPARED = ("full", "rtn-4", "awq-block-4")
-CLIPPED = ("awq-block-4", "awq-block-clip-4")
+METHODS = {
+    "rtn-4": "rounding to nearest (RTN)",
+    "rtn-clip-4": "clipping alone",
+    "awq-block-4": "AWQ's scales",
+    "awq-block-clip-4": "AWQ as published (both)",
+    "gptq-4": "GPTQ",
+}
+"""Methods that are compared, by strategy."""
+
+SCALES, PUBLISHED = "payoff.perplexity@4", "payoff.as-published@4"
+CLIPPING, SCALES_ADD = "clipping.alone@4", "clipping.scales-add@4"
+GPTQ_BETTER, SIZE = "gptq.better@4", "bits.four-times-smaller@4"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one method costs.
+
+    Attributes:
+        perplexity: of the quantized model.
+        gap: loss beyond full precision, in nats.
+        won_back: share of round-to-nearest's gap that it recovers, on the windows of both; None where that costs
+            nothing.
+    """
+
+    perplexity: float
+    gap: float
+    won_back: float | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """The deployed setting in a few numbers and sentences.
 
-    The numbers are perplexities, None where losses were not measured (`clipped`: where the clip search was not);
-    `won_back` is the share of round-to-nearest's loss in nats that AWQ's scales recover, and `won_with_clipping` that
-    of scales and clipping; None where round-to-nearest costs nothing.
+    Attributes:
+        sentence: all of it in words.
+        full: perplexity in full precision; None where losses were not measured.
+        costs: of the methods that were scored, by strategy.
     """
 
     sentence: str
     full: float | None = None
-    rtn: float | None = None
-    awq: float | None = None
-    won_back: float | None = None
-    clipped: float | None = None
-    won_with_clipping: float | None = None
+    costs: dict[str, Cost] = field(default_factory=dict)
 
 
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
-    """The answer for the model called `name`, decided by its `claims`."""
-    found = _from_losses(name, measured, claims)
-    return replace(found, sentence=found.sentence + _rounded_before(measured))
-
-
-def _from_losses(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
-    decisive = next((c for c in claims if c["key"] == DECISIVE_CLAIM and len(c["models"]) == 1), None)
-    unscaled = mean_losses(measured, ("full", "rtn-4"))
-    if unscaled is None:
+    """Answer for the model called `name`, by what was measured and by the verdicts of its `claims`."""
+    judged = {claim["key"]: claim for claim in claims if len(claim["models"]) == 1}
+    full = _loss_in_full(measured)
+    if measured is None or full is None:
         return Answer(
             f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open."
+            f"{_rounded_before(measured)}"
         )
-    full, rtn = unscaled
-    scaled = mean_losses(measured, COMPARED)
-    if scaled is None:
-        unscaled_only = _without_awq(
-            f"{_deployed(measured)}, {name}", full, rtn, decisive, _windows(measured, ("full", "rtn-4"))
-        )
-        return replace(unscaled_only, sentence=unscaled_only.sentence + _beyond_guessing(measured, full))
-    full, rtn, awq = scaled
-    lost, won = rtn - full, rtn - awq
-    clipped = None
-    if measured is not None and mean_losses(measured, CLIPPED):
-        # Against the scales alone, on the windows that both were scored on: full precision may have more.
-        scales, both = window_values(measured, CLIPPED)
-        clipped = awq + float((both - scales).mean())
-    # llm-awq both scales and clips. The claim judges the scales; what clipping adds stands beside its verdict.
-    what, who = ("AWQ", "AWQ") if clipped is None else ("AWQ's scales", "AWQ without clipping")
-    sentence = (
-        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision, "
-        f"{perplexity_text(rtn)} rounded to nearest (RTN) and {perplexity_text(awq)} with {what}"
-        f"{_windows(measured, COMPARED)}: "
-        f"{_recovered(lost, won)}. {_worth(decisive, lost, who)}"
-    )
-    variant = None if decisive is None else decisive["variants"].get(WITH_CLIPPING)
-    if clipped is not None and lost > 0 and variant is not None:
-        sentence += f" {_with_clipping(variant, clipped, (rtn - clipped) / lost, _windows(measured, CLIPPED))}"
-    return Answer(
-        sentence + _beyond_guessing(measured, full),
-        _perplexity(full),
-        _perplexity(rtn),
-        _perplexity(awq),
-        won / lost if lost > 0 else None,
-        None if clipped is None else _perplexity(clipped),
-        None if clipped is None or lost <= 0 else (rtn - clipped) / lost,
-    )
+    costs = _costs(measured)
+    listed = [f"{perplexity_words(cost.perplexity)} with {METHODS[strategy]}" for strategy, cost in costs.items()]
+    sentences = [
+        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision: {_joined(listed)}"
+        f"{_windows(measured, costs)}.",
+        _won_back(costs),
+        _worth(judged.get(SCALES), costs),
+        _advice(judged, costs),
+        _beyond_guessing(measured, full),
+        _rounded_before(measured),
+    ]
+    return Answer(" ".join(filter(None, (one.strip() for one in sentences))), _perplexity(full), costs)
+
+
+def _loss_in_full(measured: Measured | None) -> float | None:
+    if measured is None or measured.losses is None:
+        return None
+    known = set(measured.losses["strategy"].values.tolist())
+    return mean_loss(measured, "full") if {"full", "rtn-4"} <= known else None
+
+
+def _costs(measured: Measured) -> dict[str, Cost]:
+    assert measured.losses is not None
+    known = set(measured.losses["strategy"].values.tolist())
+    costs = {}
+    for strategy in [strategy for strategy in METHODS if strategy in known]:
+        full, rtn, found = (values.mean() for values in window_values(measured, ["full", "rtn-4", strategy]))
+        won_back = float((rtn - found) / (rtn - full)) if rtn > full and strategy != "rtn-4" else None
+        gap = float(window_differences(measured, strategy).mean())
+        costs[strategy] = Cost(_perplexity(mean_loss(measured, strategy)), gap, won_back)
+    return costs
+
+
+def _won_back(costs: Mapping[str, Cost]) -> str:
+    """What round-to-nearest costs, and how much of it each of the others wins back."""
+    lost = costs["rtn-4"].gap
+    if lost <= 0:
+        return f"RTN costs nothing here ({_nats(lost)} nats)."
+    shares = {METHODS[strategy]: cost.won_back for strategy, cost in costs.items() if cost.won_back is not None}
+    won = [f"{share:.0%} by {method}" for method, share in shares.items() if share >= 0]
+    further = [f"{-share:.0%} by {method}" for method, share in shares.items() if share < 0]
+    words = f"RTN costs {_nats(lost)} nats{f', of which {_joined(won)} are won back' if won else ''}."
+    return f"{words} A further {_joined(further)} {'is' if len(further) == 1 else 'are'} lost." if further else words
+
+
+def _worth(claim: Claim | None, costs: Mapping[str, Cost]) -> str:
+    """What the claim about the scales says, and it alone."""
+    lost = costs["rtn-4"].gap
+    if claim is None:
+        return "Whether AWQ's scales are worth it was not judged in this run."
+    worth_having = f"{(claim['threshold'] or {}).get('lower', 0):g} nats"
+    reason = claim["reason"].rstrip(".") or claim["verdict"]
+    match Verdict(claim["verdict"]):
+        case Verdict.SUPPORTED:
+            return f"AWQ's scales are worth it on this model: they improve the loss by more than {worth_having}."
+        case Verdict.REFUTED:
+            return f"AWQ's scales are not worth it on this model: they improve the loss by less than {worth_having}."
+        case Verdict.INCONCLUSIVE:
+            return "Whether AWQ's scales are worth it on this model cannot be told from this much text."
+        case Verdict.INSUFFICIENT if lost < WORTH_RECOVERING:
+            return f"RTN costs less than {WORTH_RECOVERING} nats here: nothing worth recovering."
+        case Verdict.INSUFFICIENT | Verdict.NOT_APPLICABLE:
+            return f"Whether AWQ's scales are worth it on this model could not be judged: {reason}."
+        case other:
+            raise ValueError(f"{SCALES} cannot be {other.value}")
+
+
+def _advice(judged: Mapping[str, Claim], costs: Mapping[str, Cost]) -> str:
+    """The checkpoint to take, with the claims that say so; it never credits the scales with what clipping does."""
+    verdicts = {key: Verdict(claim["verdict"]) for key, claim in judged.items()}
+    if not {SCALES, PUBLISHED, CLIPPING, SCALES_ADD, GPTQ_BETTER} <= verdicts.keys():
+        return ""
+    supported = {key for key, verdict in verdicts.items() if verdict is Verdict.SUPPORTED}
+    refuted = {key for key, verdict in verdicts.items() if verdict is Verdict.REFUTED}
+    beyond_both = judged[GPTQ_BETTER]["variants"].get(WITH_CLIPPING, {}).get("verdict")
+    if verdicts[SCALES] is Verdict.INSUFFICIENT and costs["rtn-4"].gap < WORTH_RECOVERING:
+        taken, why = "round to nearest", SCALES
+    elif GPTQ_BETTER in supported and beyond_both == Verdict.SUPPORTED:
+        taken, why = "GPTQ, better than AWQ with clipping and without", GPTQ_BETTER
+    elif CLIPPING in supported and SCALES_ADD in refuted:
+        taken, why = "round to nearest with clipping, to which the scales add nothing worth having", SCALES_ADD
+    elif PUBLISHED in supported and SCALES_ADD in supported:
+        taken, why = "AWQ as published, whose scales add to what clipping does", SCALES_ADD
+    elif PUBLISHED in supported and CLIPPING in supported:
+        taken, why = "AWQ as published, or clipping alone: whether the scales add to it cannot be told", SCALES_ADD
+    elif SCALES in supported and PUBLISHED not in supported:
+        taken, why = "AWQ's scales without clipping", SCALES
+    elif PUBLISHED in supported:
+        taken, why = "AWQ as published", PUBLISHED
+    elif {SCALES, PUBLISHED, CLIPPING} <= refuted:
+        taken, why = "round to nearest: neither scales nor clipping recover enough", PUBLISHED
+    else:
+        return "Which of them to take cannot be told from this much text."
+    size = judged.get(SIZE, {}).get("estimate")
+    smaller = f" The linears become {size:.3g} times smaller than in FP16." if size else ""
+    return f"Advice: {taken} ({why}).{smaller}"
+
+
+def _joined(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _windows(measured: Measured, costs: Iterable[str]) -> str:
+    """On how many windows each method was scored, where that is not all of them."""
+    assert measured.losses is not None
+    losses = measured.losses["window_loss"].sel(strategy=list(costs))
+    scored = losses.notnull().sum("window").values
+    low, high, every = int(scored.min()), int(scored.max()), losses.sizes["window"]
+    if low == every:
+        return ""
+    return f", on {low if low == high else f'{low} to {high}'} of {every} windows"
 
 
 def _rounded_before(measured: Measured | None) -> str:
@@ -92,56 +186,15 @@ def _rounded_before(measured: Measured | None) -> str:
     return f" Its weights were rounded before ({types}) and dequantized." if types else ""
 
 
-def _beyond_guessing(measured: Measured | None, full: float) -> str:
+def _beyond_guessing(measured: Measured, full: float) -> str:
     """A warning where the model is worse than one that knows nothing; else nothing."""
-    vocabulary = 0 if measured is None else int(measured.provenance.get("vocabulary") or 0)
+    vocabulary = int(measured.provenance.get("vocabulary") or 0)
     if not vocabulary or full < math.log(vocabulary):
         return ""
     return (
-        f" A perplexity above the vocabulary's {vocabulary:,} tokens is worse than guessing: the model, its tokenizer "
+        f"A perplexity above the vocabulary's {vocabulary:,} tokens is worse than guessing: the model, its tokenizer "
         "or the text is not what it should be, and what rounding costs cannot be read from it."
     )
-
-
-def _windows(measured: Measured | None, strategies: Iterable[str]) -> str:
-    """On how many windows, where that is not all of them."""
-    if measured is None or measured.losses is None:
-        return ""
-    losses = measured.losses["window_loss"].sel(strategy=list(strategies))
-    scored = int(losses.notnull().all("strategy").sum())
-    return "" if scored == losses.sizes["window"] else f", on {scored} of {losses.sizes['window']} windows"
-
-
-def _without_awq(model: str, full: float, rtn: float, decisive: Claim | None, windows: str) -> Answer:
-    """Where no claim needed AWQ's perplexity: the decisive claim says why, or was not asked."""
-    lost = rtn - full
-    cost = f"{_nats(lost)} nats" if lost > 0 else f"nothing here ({_nats(lost)} nats)"
-    sentence = (
-        f"{model} has perplexity {perplexity_text(full)} in full precision and {perplexity_text(rtn)} rounded to "
-        f"nearest (RTN){windows}: RTN costs {cost}. AWQ was not scored"
-    )
-    if decisive is None:
-        sentence += "; whether it is worth it was not judged in this run."
-    elif decisive["verdict"] == Verdict.INSUFFICIENT and lost < WORTH_RECOVERING:
-        sentence += f": with less than {WORTH_RECOVERING} nats lost there is nothing worth recovering."
-    else:
-        sentence += f": {decisive['reason'] or decisive['verdict']}."
-    return Answer(sentence, _perplexity(full), _perplexity(rtn))
-
-
-def _with_clipping(variant: dict[str, Any], clipped: float, share: float, windows: str) -> str:
-    """What llm-awq's clip search adds, decided by the claim's variant alone."""
-    change = f"{share:.0%} of RTN's loss won back" if share >= 0 else f"a further {-share:.0%} lost"
-    aside = f"{windows}," if windows else ""
-    sentence = f"With llm-awq's clip search as well{aside} it is {perplexity_text(clipped)}, {change}"
-    match Verdict(variant["verdict"]):
-        case Verdict.SUPPORTED:
-            return f"{sentence}: AWQ with clipping is worth it on this model."
-        case Verdict.REFUTED:
-            return f"{sentence}: AWQ with clipping is not worth it on this model."
-        case Verdict.INCONCLUSIVE:
-            return f"{sentence}: whether that is worth it cannot be told from this much text."
-    return f"{sentence}."
 
 
 def _deployed(measured: Measured | None) -> str:
@@ -153,17 +206,6 @@ def _deployed(measured: Measured | None) -> str:
     if sizes in ([], [deployed.group_size]):
         return words
     return f"{words} (here {' and '.join(map(str, sizes))}, as the widths allow)"
-
-
-def mean_losses(measured: Measured | None, strategies: Iterable[str]) -> list[float] | None:
-    """Mean losses in nats on the windows that all strategies were scored on, or None where one was not measured."""
-    if measured is None or measured.losses is None:
-        return None
-    known = set(measured.losses["strategy"].values.tolist())
-    wanted = list(strategies)
-    if not known.issuperset(wanted):
-        return None
-    return [float(values.mean()) for values in window_values(measured, wanted)]
 
 
 def perplexity_text(loss: float) -> str:
@@ -182,34 +224,5 @@ def perplexity_words(value: float) -> str:
     return f"{value:.4f}" if value < 2 else f"{value:.2f}"
 
 
-def _recovered(lost: float, won: float) -> str:
-    if lost <= 0:
-        return f"RTN costs nothing here ({_nats(lost)} nats), so there is nothing to win back"
-    share = won / lost
-    if won < 0:
-        return f"AWQ loses a further {-share:.0%} on top of what RTN loses ({_nats(-won)} on {_nats(lost)} nats)"
-    return f"AWQ wins back {share:.0%} of what RTN loses ({_nats(won)} of {_nats(lost)} nats)"
-
-
 def _nats(value: float) -> str:
     return f"{value:.4f}".replace("-", "−")
-
-
-def _worth(decisive: Claim | None, lost: float, who: str) -> str:
-    """The last words, decided by the claim alone."""
-    if decisive is None:
-        return "Whether that is worth it was not judged in this run."
-    worth_having = f"{(decisive['threshold'] or {}).get('lower', 0):g} nats"
-    match Verdict(decisive["verdict"]):
-        case Verdict.SUPPORTED:
-            return f"{who} is worth it on this model: it improves the loss by more than {worth_having}."
-        case Verdict.REFUTED:
-            return f"{who} is not worth it on this model: it improves the loss by less than {worth_having}."
-        case Verdict.INCONCLUSIVE:
-            return f"Whether {who} is worth it on this model cannot be told from this much text."
-        case Verdict.INSUFFICIENT if lost < WORTH_RECOVERING:
-            return f"RTN costs less than {WORTH_RECOVERING} nats here: nothing worth recovering."
-        case Verdict.INSUFFICIENT | Verdict.NOT_APPLICABLE:
-            return f"Whether {who} is worth it on this model could not be judged: {decisive['reason'].rstrip('.')}."
-        case other:
-            raise ValueError(f"{DECISIVE_CLAIM} cannot be {other.value}")

@@ -20,12 +20,15 @@ OF_RECORDS = {
     "mechanism.no-overhead",
     "mechanism.traffic-arithmetic",
     "bits.four-times-smaller",
+    "constant-alpha.search-dominates",
     "gptq.slower",
 }
 """Claims about the model for which nothing is sampled."""
+OF_QUALITY = {"bits.awq-degrades", "bits.near-lossless", "bits.two-percent", "gptq.two-percent"}
+"""Claims about what is left of a model's quality, whatever there is to recover."""
 OF_LOSSES = {claim.id for claim in CATALOGUE.values() if claim.level == "model"} - OF_RECORDS
 """Claims about window losses: all but `bits.cliff`, which needs blocks too, resample windows alone."""
-DAGGERED = [(name, CATALOGUE[name].bits[-1]) for name in sorted(OF_LOSSES)]
+DAGGERED = [(name, CATALOGUE[name].bits[-1]) for name in sorted(OF_LOSSES - OF_QUALITY)]
 """Claims about recovering damage, each with a precision."""
 
 OUTLIER = ("o", "down")

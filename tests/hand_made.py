@@ -28,6 +28,7 @@ STRATEGY_COST = {
     "awq-linear": 0.7,
     "awq-block": 0.66,
     "awq-block-clip": 0.55,
+    "rtn-clip": 0.8,
     "gptq": 0.6,
     "gptq-order": 0.58,
     "keep-activation": 0.4,
@@ -57,6 +58,7 @@ RECORDS = {
         | {"foldable_linears": 30, "linears": 35}
     ),
     "calibration_sequences": json.dumps({"own": 64, "few": 8, "foreign": 64}),
+    "calibration_tokens": json.dumps({"own": 64 * 128, "few": 8 * 128, "foreign": 64 * 128}),
 }
 """What a measurement keeps with its losses."""
 

@@ -12,8 +12,9 @@ from awq_core.judging.evidence import WITH_CLIPPING, Threshold, Verdict
 from awq_core.judging.verdicts import verdict_of
 from awq_core.measured import Measured
 from claims.support.claim import REGISTRY, NotApplicableError, Setting
+from claims.support.judge import judge
 from claims.support.worked_examples import EXAMPLES
-from tests.estimating import damaged, estimate, verdict
+from tests.estimating import OF_QUALITY, damaged, estimate, verdict
 from tests.hand_made import ROLES, WINDOWS, hand_made, set_attribute, set_errors, set_gap, set_losses, set_mechanism
 
 
@@ -188,6 +189,44 @@ def test_two_percent_is_asked_of_perplexity() -> None:
     assert verdict("bits.two-percent", measured, 4) is Verdict.SUPPORTED
     set_losses(measured, "awq-block-4", 2.021)
     assert verdict("bits.two-percent", measured, 4) is Verdict.REFUTED
+
+
+@pytest.mark.parametrize(
+    ("claim", "strategy", "loss", "value"),
+    [
+        ("bits.near-lossless", "rtn-4", 2.015, math.exp(2.015) - 1.02 * math.exp(2.0)),
+        ("gptq.two-percent", "gptq-4", 2.015, math.exp(2.015) - 1.02 * math.exp(2.0)),
+        ("bits.awq-degrades", "awq-block-3", 2.06, math.exp(2.06) - 1.05 * math.exp(2.0)),
+    ],
+)
+def test_quality_is_judged_whatever_there_is_to_recover(claim: str, strategy: str, loss: float, value: float) -> None:
+    measured, bits = damaged(rtn_gap=0.001), int(strategy[-1])
+    set_losses(measured, "full", 2.0)
+    set_losses(measured, strategy, loss)
+    assert estimate(claim, measured, bits).value == pytest.approx(value)
+    assert verdict(claim, measured, bits) is Verdict.SUPPORTED
+    set_losses(measured, strategy, 2.021 if bits == 4 else 2.04)
+    assert verdict(claim, measured, bits) is Verdict.REFUTED
+
+
+@pytest.mark.parametrize("claim", sorted(OF_QUALITY))
+def test_a_model_that_only_guesses_has_no_quality_to_lose(claim: str) -> None:
+    bits = REGISTRY[claim].bits[0]
+    guesses = replace(damaged(), provenance={"vocabulary": 7})  # ln 7 is 1.95, and the loss 2 nats
+    evidence = judge(REGISTRY[claim], guesses, Setting(bits))
+    assert evidence.verdict is Verdict.NOT_APPLICABLE
+    assert "guessing among 7 tokens gives 1.946" in evidence.reason
+    knows = replace(guesses, provenance={"vocabulary": 20_000})
+    assert judge(REGISTRY[claim], knows, Setting(bits)).estimate is not None
+
+
+def test_the_search_s_share_is_of_its_operations_and_one_pass() -> None:
+    measured = hand_made(blocks=4)
+    weights = 4 * (6 * 64 * 64 + 64 * 200)
+    passed = 2 * weights * 64 * 128  # 64 sequences of 128 tokens
+    got = estimate("constant-alpha.search-dominates", measured, 4)
+    assert got.value == pytest.approx(1e9 / (1e9 + passed))
+    assert got.interval.exact
 
 
 def test_bytes_are_counted_with_steps_and_zero_points() -> None:

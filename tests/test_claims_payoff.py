@@ -89,6 +89,27 @@ def test_perplexity_is_the_paired_difference_of_block_awq_and_rtn() -> None:
     assert verdict("payoff.perplexity", measured, 3) is Verdict.REFUTED
 
 
+@pytest.mark.parametrize(
+    ("claim", "worse", "better"),
+    [
+        ("payoff.as-published", "rtn-3", "awq-block-clip-3"),
+        ("clipping.alone", "rtn-3", "rtn-clip-3"),
+        ("clipping.scales-add", "rtn-clip-3", "awq-block-clip-3"),
+    ],
+)
+def test_clipping_and_scales_are_told_apart(claim: str, worse: str, better: str) -> None:
+    measured = damaged()
+    gains = np.linspace(0.002, 0.018, WINDOWS)
+    set_gap(measured, worse, 0.2)
+    set_gap(measured, better, 0.2 - gains)
+    got = estimate(claim, measured, 3)
+    assert got.value == pytest.approx(0.01)
+    assert (got.interval.lower, got.interval.upper) == pytest.approx(t_interval(gains), rel=0.05)
+    assert verdict(claim, measured, 3) is Verdict.SUPPORTED
+    set_gap(measured, better, 0.199)
+    assert verdict(claim, measured, 3) is Verdict.REFUTED
+
+
 def test_logits_asks_for_five_percent_less_divergence() -> None:
     measured = damaged()
     set_losses(measured, "rtn-4", 0.2, "window_kl")

@@ -61,7 +61,7 @@ def broken(what: str, measured: Measured) -> None:
         assert measured.losses is not None
         for variable in ("window_loss", "window_kl"):
             for strategy in measured.losses["strategy"].values:
-                if not strategy.startswith(("full", "rtn")):
+                if strategy not in ("full", "rtn-3"):
                     measured.losses[variable].loc[{"strategy": strategy}][3] = np.nan
 
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.judging.evidence import WITH_CLIPPING, Judgement, Threshold, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Threshold, Verdict
 from claims.support.readers import exactly
-from reports.answer import answer, perplexity_words
+from reports.answer import METHODS, answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
 from reports.plugin import status
 from reports.verdict_words import catalogue_order, interval_text, number, words
@@ -126,22 +126,18 @@ def answered(measured, claims):
     return answer(measured.name, measured, claims)
 
 
-def decisive(verdict, with_clipping=None):
-    variants = {} if with_clipping is None else {WITH_CLIPPING: Judgement(with_clipping, 0.02)}
+def decisive(verdict, id="payoff.perplexity", **fields):
     threshold = {"lower": 0.004, "upper": None, "text": "above 0.004"}
-    return synthetic_claim(verdict, id="payoff.perplexity", bits=4, variants=variants, threshold=threshold)
+    return synthetic_claim(verdict, id=id, bits=4, threshold=threshold, **fields)
 
 
 @pytest.mark.parametrize(
     ("verdict", "last_words"),
     [
-        (
-            Verdict.SUPPORTED,
-            "AWQ without clipping is worth it on this model: it improves the loss by more than 0.004 nats.",
-        ),
+        (Verdict.SUPPORTED, "AWQ's scales are worth it on this model: they improve the loss by more than 0.004 nats."),
         (
             Verdict.REFUTED,
-            "AWQ without clipping is not worth it on this model: it improves the loss by less than 0.004 nats.",
+            "AWQ's scales are not worth it on this model: they improve the loss by less than 0.004 nats.",
         ),
         (Verdict.INCONCLUSIVE, "cannot be told from this much text."),
         (Verdict.INSUFFICIENT, "could not be judged: 3 blocks measured, at least 4 needed."),
@@ -152,56 +148,72 @@ def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     got = answered(measured, [decisive(verdict)])
     assert got.sentence.endswith(last_words)
     losses = measured.losses["window_loss"].mean("window")
-    full, rtn, awq = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-4"))
-    assert f"perplexity {np.exp(full):.2f} in full precision, {np.exp(rtn):.2f} rounded to nearest" in got.sentence
-    assert (
-        f"{np.exp(awq):.2f} with AWQ's scales: AWQ wins back {(rtn - awq) / (rtn - full):.0%} of what RTN loses"
-    ) in got.sentence
-    assert got.won_back == pytest.approx((rtn - awq) / (rtn - full))
+    mean = {str(name): float(losses.sel(strategy=name)) for name in losses["strategy"].values}
+    assert f"perplexity {np.exp(mean['full']):.2f} in full precision: " in got.sentence
+    lost = mean["rtn-4"] - mean["full"]
+    for strategy, method in METHODS.items():
+        assert f"{np.exp(mean[strategy]):.2f} with {method}" in got.sentence
+        cost = got.costs[strategy]
+        assert cost.perplexity == pytest.approx(np.exp(mean[strategy]))
+        assert cost.gap == pytest.approx(mean[strategy] - mean["full"])
+        if strategy != "rtn-4":
+            assert cost.won_back == pytest.approx((mean["rtn-4"] - mean[strategy]) / lost)
+            assert f"{cost.won_back:.0%} by {method}" in got.sentence
 
 
-@pytest.mark.parametrize(
-    ("verdict", "last_words"),
-    [
-        (Verdict.SUPPORTED, "AWQ with clipping is worth it on this model."),
-        (Verdict.REFUTED, "AWQ with clipping is not worth it on this model."),
-        (Verdict.INCONCLUSIVE, "whether that is worth it cannot be told from this much text."),
-    ],
-)
-def test_the_clip_search_has_a_sentence_of_its_own(verdict, last_words):
-    measured = lifelike()
-    got = answered(measured, [decisive(Verdict.INCONCLUSIVE, verdict)])
-    losses = measured.losses["window_loss"].mean("window")
-    full, rtn, clipped = (float(losses.sel(strategy=name)) for name in ("full", "rtn-4", "awq-block-clip-4"))
-    share = (rtn - clipped) / (rtn - full)
-    assert got.sentence.endswith(
-        f"With llm-awq's clip search as well it is {np.exp(clipped):.2f}, {share:.0%} of RTN's loss won back: "
-        + last_words
-    )
-    assert (got.clipped, got.won_with_clipping) == (pytest.approx(np.exp(clipped)), pytest.approx(share))
-
-
-def test_the_clip_search_is_held_against_the_scales_on_the_windows_of_both():
-    """Whatever the windows' difficulty, and however much better the scales are elsewhere."""
+def test_every_method_is_held_against_the_others_on_the_windows_of_both():
+    """Whatever the windows' difficulty, and however much better a method is elsewhere."""
     measured = lifelike()
     loss = measured.losses["window_loss"]
     half = loss.sizes["window"] // 2
-    loss.loc[{"strategy": "awq-block-4", "window": slice(half, None)}] -= 0.01
-    loss.loc[{"strategy": "awq-block-clip-4"}] = loss.sel(strategy="awq-block-4") + 0.002
+    both = loss.sel(strategy="rtn-4") - 0.3 * (loss.sel(strategy="rtn-4") - loss.sel(strategy="full"))
+    loss.loc[{"strategy": "rtn-4", "window": slice(half, None)}] += 0.01
+    loss.loc[{"strategy": "awq-block-clip-4"}] = both
     loss.loc[{"strategy": "awq-block-clip-4", "window": slice(half, None)}] = np.nan
     measured = replace(measured, losses=measured.losses.assign_attrs(looks='{"count": 2}'))
-    got = answer(measured.name, measured, [decisive(Verdict.SUPPORTED, Verdict.REFUTED)])
-    assert got.clipped == pytest.approx(got.awq * np.exp(0.002))
-    assert f"clip search as well, on {half} of {loss.sizes['window']} windows, it is" in got.sentence
+    got = answered(measured, [])
+    assert got.costs["awq-block-clip-4"].won_back == pytest.approx(0.3)
+    assert f", on {half} to {loss.sizes['window']} of {loss.sizes['window']} windows." in got.sentence
 
 
-def test_the_answer_without_a_clip_search_speaks_of_awq():
-    measured = lifelike()
-    assert measured.losses is not None
-    without = replace(measured, losses=measured.losses.drop_sel(strategy=["awq-block-clip-4"]))
-    got = answer(measured.name, without, [decisive(Verdict.SUPPORTED)])
-    assert got.sentence.endswith("AWQ is worth it on this model: it improves the loss by more than 0.004 nats.")
-    assert got.clipped is None
+def advised(**verdicts):
+    """The advice where every claim that it rests on is inconclusive, but for some."""
+    ids = ("payoff.perplexity", "payoff.as-published", "clipping.alone", "clipping.scales-add", "gptq.better")
+    claims = [decisive(verdicts.get(id.replace(".", "_").replace("-", "_"), Verdict.INCONCLUSIVE), id) for id in ids]
+    if "gptq_beyond_both" in verdicts:
+        claims[-1]["variants"] = {WITH_CLIPPING: {"verdict": verdicts["gptq_beyond_both"]}}
+    return answered(lifelike(), claims).sentence
+
+
+YES, NO = Verdict.SUPPORTED, Verdict.REFUTED
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ({}, "Which of them to take cannot be told from this much text."),
+        ({"payoff_as_published": YES, "clipping_scales_add": YES}, "Advice: AWQ as published, whose scales add"),
+        ({"payoff_as_published": YES, "clipping_alone": YES}, "or clipping alone: whether the scales add to it"),
+        ({"payoff_as_published": YES}, "Advice: AWQ as published (payoff.as-published@4)."),
+        (
+            {"payoff_perplexity": YES, "payoff_as_published": YES, "clipping_alone": YES, "clipping_scales_add": NO},
+            "Advice: round to nearest with clipping, to which the scales add nothing worth having",
+        ),
+        ({"payoff_perplexity": YES, "payoff_as_published": NO}, "Advice: AWQ's scales without clipping"),
+        (
+            {"payoff_perplexity": NO, "payoff_as_published": NO, "clipping_alone": NO},
+            "Advice: round to nearest: neither scales nor clipping recover enough",
+        ),
+        ({"gptq_better": YES, "gptq_beyond_both": YES, "payoff_as_published": YES}, "Advice: GPTQ, better than AWQ"),
+        ({"gptq_better": YES, "gptq_beyond_both": NO, "payoff_as_published": YES}, "Advice: AWQ as published ("),
+    ],
+)
+def test_the_advice_never_credits_the_scales_with_what_clipping_does(verdicts, words):
+    assert words in advised(**verdicts)
+
+
+def test_without_the_claims_that_it_rests_on_there_is_no_advice():
+    assert "Advice" not in answered(lifelike(), [decisive(Verdict.SUPPORTED)]).sentence
 
 
 @pytest.mark.parametrize("losses", [True, False])
@@ -227,11 +239,11 @@ def test_the_answer_where_rounding_costs_next_to_nothing():
 @pytest.mark.parametrize(
     ("rtn_gap", "verdict", "reason", "words"),
     [
-        (0.004, Verdict.INSUFFICIENT, "", "less than 0.01 nats lost there is nothing worth recovering."),
-        (-0.004, Verdict.INSUFFICIENT, "", "less than 0.01 nats lost there is nothing worth recovering."),
-        (0.02, Verdict.INSUFFICIENT, "RTN may cost nothing", "AWQ was not scored: RTN may cost nothing."),
-        (0.1, None, "", "AWQ was not scored; whether it is worth it was not judged in this run."),
-        (0.004, None, "", "AWQ was not scored; whether it is worth it was not judged in this run."),
+        (0.004, Verdict.INSUFFICIENT, "", "RTN costs less than 0.01 nats here: nothing worth recovering."),
+        (-0.004, Verdict.INSUFFICIENT, "", "RTN costs less than 0.01 nats here: nothing worth recovering."),
+        (0.02, Verdict.INSUFFICIENT, "RTN may cost nothing", "could not be judged: RTN may cost nothing."),
+        (0.1, None, "", "Whether AWQ's scales are worth it was not judged in this run."),
+        (0.004, None, "", "Whether AWQ's scales are worth it was not judged in this run."),
     ],
 )
 def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
@@ -239,15 +251,15 @@ def test_the_answer_where_awq_was_not_scored(rtn_gap, verdict, reason, words):
     assert measured.losses is not None
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "rtn-4"}] = loss.sel(strategy="full") + rtn_gap
-    calibrated = [name for name in measured.losses["strategy"].values if name.startswith("awq")]
+    calibrated = [name for name in METHODS if name != "rtn-4"]
     without = replace(measured, losses=measured.losses.drop_sel(strategy=calibrated))
     claims = [] if verdict is None else [{**decisive(verdict), "reason": reason}]
     got = answer(measured.name, without, claims)
     assert got.sentence.endswith(words)
     assert got.full is not None
-    assert got.rtn == pytest.approx(got.full * np.exp(rtn_gap))
-    assert (got.awq, got.won_back) == (None, None)
-    assert ("RTN costs nothing here" in got.sentence) == (got.rtn <= got.full)
+    assert list(got.costs) == ["rtn-4"]
+    assert got.costs["rtn-4"].perplexity == pytest.approx(got.full * np.exp(rtn_gap))
+    assert ("RTN costs nothing here" in got.sentence) == (rtn_gap <= 0)
 
 
 def test_a_model_that_is_worse_than_guessing_is_not_told_that_rounding_is_free():
@@ -268,14 +280,14 @@ def test_the_answer_says_on_how_many_windows_where_not_on_all():
     some = losses.assign(window_loss=losses["window_loss"].where(losses["window"] < 16))
     for strategies in (losses["strategy"].values, ["full", "rtn-4"]):
         found = answer(measured.name, replace(measured, losses=some.sel(strategy=strategies)), [])
-        assert f", on 16 of {losses.sizes['window']} windows: " in found.sentence
+        assert f", on 16 of {losses.sizes['window']} windows." in found.sentence
 
 
 def test_the_answer_says_so_where_awq_makes_it_worse():
     measured = lifelike()
     loss = measured.losses["window_loss"]
     loss.loc[{"strategy": "awq-block-4"}] = loss.sel(strategy="rtn-4") + 0.01
-    assert "AWQ loses a further" in answered(measured, [decisive(Verdict.REFUTED)]).sentence
+    assert "by AWQ's scales is lost." in answered(measured, [decisive(Verdict.REFUTED)]).sentence
 
 
 def test_the_answer_without_losses_or_verdict_says_that_too():

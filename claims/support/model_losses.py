@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def perplexity_estimate(measured: Measured, weights: dict[str, float], setting: 
 
     windows = len(next(iter(losses.values())))
     return over_windows(measured, statistic, windows, setting)
+
+
+def excess_perplexity(measured: Measured, setting: Setting, method: str, times: float) -> Estimate:
+    """A method's perplexity at the setting's precision, minus `times` that of full precision."""
+    strategy = f"{method}-{setting.bits}"
+    full, quantized = map(perplexity, window_losses(measured, "full", strategy))
+    readings: dict[str, float | str] = {
+        "perplexity of full precision": full,
+        "perplexity once quantized": quantized,
+        "excess": f"{100 * (quantized / full - 1):.2f}%",
+    }
+    return replace(perplexity_estimate(measured, {strategy: 1.0, "full": -times}, setting), readings=readings)
 
 
 def over_windows(

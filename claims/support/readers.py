@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from awq_core.measure.layers.importance import SMALLEST_WIDTH
 from awq_core.measure.methods.looks import is_last
 from awq_core.measured import Measured
 from claims.support.claim import NotApplicableError, Setting
-from claims.support.model_losses import mean_over_windows
+from claims.support.model_losses import mean_over_windows, window_losses
 
 
 class UndecidedError(Exception):
@@ -90,6 +91,24 @@ def worth_recovering(measured: Measured, setting: Setting) -> None:
         raise InsufficientDataError(
             f"RTN at {setting.bits} bits costs {gap.value:.4f} nats, {100 * gap.interval.level:.4g}% interval "
             f"[{gap.interval.lower:.4f}, {gap.interval.upper:.4f}]; this claim needs damage of {WORTH_RECOVERING} nats"
+        )
+
+
+def better_than_guessing(measured: Measured, setting: Setting) -> None:
+    """The precondition of claims about absolute quality: in full precision the model knows something of the text.
+
+    Raises:
+        NotApplicableError: where its loss is not surely below that of guessing among all tokens of the vocabulary.
+    """
+    vocabulary = measured.provenance.get("vocabulary")
+    if not vocabulary:
+        return
+    (full,) = window_losses(measured, "full")
+    loss = mean_over_windows(measured, full, setting.for_claim("payoff.perplexity"))
+    if loss.interval.upper >= math.log(vocabulary):
+        raise NotApplicableError(
+            f"in full precision the loss is {loss.value:.4g} nats, and guessing among {vocabulary:,} tokens gives "
+            f"{math.log(vocabulary):.4g}: there is no quality to lose"
         )
 
 

@@ -17,6 +17,7 @@ from reports.linears import Array
 
 METHODS = {
     "rtn": ("rounded to nearest (RTN)", RTN, "o"),
+    "rtn-clip": ("RTN, clipped", RTN, "X"),
     "awq-block": ("AWQ, block search", AWQ, "D"),
     "awq-block-clip": ("AWQ, block search, clipped", AWQ, "X"),
     "awq-grouped": ("AWQ, with o's scale averaged", AWQ, "d"),

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports import verdict_words as words
-from reports.answer import perplexity_words
+from reports.answer import METHODS, perplexity_words
 from reports.html import claim
 from reports.html.number_line import number_line
 from reports.published import by_source, sentence
@@ -55,6 +55,7 @@ ENVIRONMENT.filters |= {
 }
 ENVIRONMENT.globals |= {
     "appearances": words.APPEARANCES,
+    "methods": METHODS,
     "meanings": words.MEANINGS,
     "questions": words.QUESTIONS,
     "counted": words.counted,

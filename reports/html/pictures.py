@@ -29,8 +29,10 @@ DRAWN_BY = {
     "localization.importance": FAMILIES,
     "payoff": LINEARS,
     "payoff.perplexity": PERPLEXITY,
+    "payoff.as-published": PERPLEXITY,
     "payoff.logits": PERPLEXITY,
     "payoff.two-to-five": PERPLEXITY,
+    "clipping": PERPLEXITY,
     "replication.benefit": "reduction_across_models",
     "replication.profile": "kurtosis_by_block",
     "constant-alpha": DIRECTION,
@@ -43,10 +45,14 @@ DRAWN_BY = {
     "mechanism.sweet-spot": DIRECTION,
     "bits.cliff": PERPLEXITY,
     "bits.two-percent": PERPLEXITY,
+    "bits.near-lossless": PERPLEXITY,
+    "bits.awq-degrades": PERPLEXITY,
     "bits.four-per-bit": "error_by_bits",
     "calibration.few-suffice": PERPLEXITY,
     "calibration.robust": PERPLEXITY,
     "gptq.close": PERPLEXITY,
+    "gptq.better": PERPLEXITY,
+    "gptq.two-percent": PERPLEXITY,
 }
 """The beginning of a figure's name, by claim, or by group for claims not listed. Exact claims have none."""
 

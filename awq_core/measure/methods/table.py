@@ -71,7 +71,6 @@ _ROWS = (
         "rtn-clip",
         partial(rounding.folded, limits="rtn-clip"),
         partial(searches.clip_limits, scaled=False),
-        shown=True,
     ),
     Method(
         "awq-linear",
