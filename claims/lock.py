@@ -30,7 +30,7 @@ COMMAND = "python -m claims.lock"
 HEAD = f"# What is registered of each claim. Written by `{COMMAND}`, which tests run: never edited by hand.\n"
 
 ROW = re.compile(
-    r"\| `(?P<id>[\w.-]+)`(?: \((?P<bits>[\d, ]+)\))?(?P<marks>(?: [†‡])*) "
+    r"\| `(?P<id>[\w.-]+)`(?: \((?P<bits>[\d, ]+)\))?(?P<marks>(?: [†‡§])*) "
     r"\| (?P<estimand>.*) \| (?P<threshold>[^|]*) \| (?P<resampled>[^|]*)\|"
 )
 """`| claim (4, 3) † | estimand | threshold | what is resampled |`: id, bits and threshold are the decorator's."""

@@ -8,9 +8,9 @@ from awq_core.judging.intervals import Estimate, cluster_estimate
 from awq_core.judging.metrics import best_alpha, constant_alpha, error_at, error_ratio, natural_log, top_share
 from awq_core.measured import Measured
 from claims.support.claim import Setting, claim
-from claims.support.model_losses import BLOCK, CLIPPED, attribute, calibration_costs, gaps, mean_over_windows
+from claims.support.model_losses import BLOCK, CLIPPED, gaps, mean_over_windows
 from claims.support.prediction import captured_by_prediction
-from claims.support.readers import exactly, named, where_layers_gain, wide_enough, worth_recovering
+from claims.support.readers import named, where_layers_gain, wide_enough, worth_recovering
 
 
 def constant_minus_block(measured: Measured, setting: Setting) -> Estimate:
@@ -120,25 +120,3 @@ def test_half(measured: Measured, setting: Setting) -> Estimate:
 def test_one_is_too_much(measured: Measured, setting: Setting) -> Estimate:
     ratio = natural_log(error_ratio(errors_of(measured, setting, 1.0), errors_of(measured, setting, 0.5)))
     return estimate_by_block(ratio, seed=setting.seed, reduce=np.nanmedian, logarithmic=True)
-
-
-@claim(
-    "constant-alpha.search-dominates",
-    "The grid search is the bulk of AWQ's calibration cost",
-    source="AWQ-Diag: what a constant exponent would save",
-    above=0.5,
-    unit="share of the operations of calibrating",
-    kind="mechanical",
-    level="model",
-    bits=(4,),
-)
-def test_search_dominates(measured: Measured, setting: Setting) -> Estimate:
-    (cost,) = calibration_costs(measured, f"awq-block-{setting.bits}")
-    weights = measured.errors["out_features"].astype(float) * measured.errors["in_features"]
-    passed = 2 * float(weights.sum()) * attribute(measured, "calibration_tokens")["own"]
-    readings: dict[str, float | str] = {
-        "operations of the official search, every exponent on every token": float(cost["operations"]),
-        "operations of one pass of the calibration text through the linears": passed,
-    }
-    share = cost["operations"] / (cost["operations"] + passed)
-    return named(exactly(share, "linears", weights.sizes["linear"]), None, readings)

@@ -57,7 +57,11 @@ def test_close(measured: Measured, setting: Setting) -> Estimate:
 def test_better(measured: Measured, setting: Setting) -> Estimate:
     worth_recovering(measured, setting)
     awq, clipped, gptq = gaps(measured, setting, "awq-block", "awq-block-clip", "gptq")
-    readings: dict[str, float | str] = {BLOCK: float(awq.mean()), "gap of GPTQ": float(gptq.mean())}
+    readings: dict[str, float | str] = {
+        BLOCK: float(awq.mean()),
+        CLIPPED: float(clipped.mean()),
+        "gap of GPTQ": float(gptq.mean()),
+    }
     estimate, with_clipping = (mean_over_windows(measured, gap - gptq, setting) for gap in (awq, clipped))
     return named(estimate, None, readings, variants={WITH_CLIPPING: with_clipping})
 

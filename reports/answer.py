@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from awq_core.judging.evidence import WITH_CLIPPING, Verdict
+import numpy as np
+from scipy.stats import t as student
+
+from awq_core.judging.evidence import Verdict
 from awq_core.judging.metrics import mean_loss, window_differences, window_values
 from awq_core.judging.verdicts import WORTH_RECOVERING
 from awq_core.measured import Measured
@@ -20,11 +23,13 @@ METHODS = {
     "awq-block-clip-4": "AWQ as published (both)",
     "gptq-4": "GPTQ",
 }
-"""Methods that are compared, by strategy."""
+"""Methods that are compared, by strategy, the simplest first."""
 
-SCALES, PUBLISHED = "payoff.perplexity@4", "payoff.as-published@4"
-CLIPPING, SCALES_ADD = "clipping.alone@4", "clipping.scales-add@4"
-GPTQ_BETTER, SIZE = "gptq.better@4", "bits.four-times-smaller@4"
+SCALES = "payoff.perplexity@4"
+"""The claim that says whether AWQ's scales are worth it."""
+
+WORTH_HAVING = 0.005
+"""Smallest difference of losses worth having, in nats: the threshold of the claims about what a method recovers."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,7 @@ def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Ans
         f"{_windows(measured, costs)}.",
         _won_back(costs),
         _worth(judged.get(SCALES), costs),
-        _advice(judged, costs),
-        _beyond_guessing(measured, full),
+        _beyond_guessing(measured, full) or _advice(measured, costs),
         _rounded_before(measured),
     ]
     return Answer(" ".join(filter(None, (one.strip() for one in sentences))), _perplexity(full), costs)
@@ -134,35 +138,40 @@ def _worth(claim: Claim | None, costs: Mapping[str, Cost]) -> str:
             raise ValueError(f"{SCALES} cannot be {other.value}")
 
 
-def _advice(judged: Mapping[str, Claim], costs: Mapping[str, Cost]) -> str:
-    """The checkpoint to take, with the claims that say so; it never credits the scales with what clipping does."""
-    verdicts = {key: Verdict(claim["verdict"]) for key, claim in judged.items()}
-    if not {SCALES, PUBLISHED, CLIPPING, SCALES_ADD, GPTQ_BETTER} <= verdicts.keys():
+def _advice(measured: Measured, costs: Mapping[str, Cost]) -> str:
+    """Which checkpoint loses least, and the simplest that is as good.
+
+    A simpler one stands before it in `METHODS`: so the scales are never credited with what clipping does alone.
+    """
+    if len(costs) < len(METHODS):
         return ""
-    supported = {key for key, verdict in verdicts.items() if verdict is Verdict.SUPPORTED}
-    refuted = {key for key, verdict in verdicts.items() if verdict is Verdict.REFUTED}
-    beyond_both = judged[GPTQ_BETTER]["variants"].get(WITH_CLIPPING, {}).get("verdict")
-    if verdicts[SCALES] is Verdict.INSUFFICIENT and costs["rtn-4"].gap < WORTH_RECOVERING:
-        taken, why = "round to nearest", SCALES
-    elif GPTQ_BETTER in supported and beyond_both == Verdict.SUPPORTED:
-        taken, why = "GPTQ, better than AWQ with clipping and without", GPTQ_BETTER
-    elif CLIPPING in supported and SCALES_ADD in refuted:
-        taken, why = "round to nearest with clipping, to which the scales add nothing worth having", SCALES_ADD
-    elif PUBLISHED in supported and SCALES_ADD in supported:
-        taken, why = "AWQ as published, whose scales add to what clipping does", SCALES_ADD
-    elif PUBLISHED in supported and CLIPPING in supported:
-        taken, why = "AWQ as published, or clipping alone: whether the scales add to it cannot be told", SCALES_ADD
-    elif SCALES in supported and PUBLISHED not in supported:
-        taken, why = "AWQ's scales without clipping", SCALES
-    elif PUBLISHED in supported:
-        taken, why = "AWQ as published", PUBLISHED
-    elif {SCALES, PUBLISHED, CLIPPING} <= refuted:
-        taken, why = "round to nearest: neither scales nor clipping recover enough", PUBLISHED
-    else:
-        return "Which of them to take cannot be told from this much text."
-    size = judged.get(SIZE, {}).get("estimate")
-    smaller = f" The linears become {size:.3g} times smaller than in FP16." if size else ""
-    return f"Advice: {taken} ({why}).{smaller}"
+    losses = dict(zip(costs, window_values(measured, list(costs)), strict=True))
+    best, second = sorted(costs, key=lambda strategy: float(losses[strategy].mean()))[:2]
+    ahead, low, high = _interval(losses[second] - losses[best])
+    words = (
+        f"{_capital(METHODS[best])} loses least here, {_nats(ahead)} nats [{_nats(low)}, {_nats(high)}] less than "
+        f"{METHODS[second]}."
+    )
+    behind = {strategy: _interval(losses[strategy] - losses[best]) for strategy in costs}
+    as_good = next(strategy for strategy in costs if strategy == best or behind[strategy][2] < WORTH_HAVING)
+    words += f" Advice: {METHODS[as_good]}"
+    if as_good != best:
+        words += f", the simplest that is surely within {WORTH_HAVING} nats of it"
+    simpler = [strategy for strategy in list(costs)[: list(costs).index(as_good)] if behind[strategy][1] < WORTH_HAVING]
+    if simpler:
+        words += f"; whether {METHODS[simpler[0]]} does as well cannot be told from this much text"
+    return f"{words}."
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean of paired window differences with its 95% t interval."""
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    half = float(student.ppf(0.975, len(differences) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _joined(items: list[str]) -> str:

@@ -20,7 +20,6 @@ OF_RECORDS = {
     "mechanism.no-overhead",
     "mechanism.traffic-arithmetic",
     "bits.four-times-smaller",
-    "constant-alpha.search-dominates",
     "gptq.slower",
 }
 """Claims about the model for which nothing is sampled."""

@@ -58,7 +58,6 @@ RECORDS = {
         | {"foldable_linears": 30, "linears": 35}
     ),
     "calibration_sequences": json.dumps({"own": 64, "few": 8, "foreign": 64}),
-    "calibration_tokens": json.dumps({"own": 64 * 128, "few": 8 * 128, "foreign": 64 * 128}),
 }
 """What a measurement keeps with its losses."""
 

@@ -173,9 +173,6 @@ def with_bits(change: Callable[[int], int]) -> Break:
     )
 
 
-breaks("constant-alpha.search-dominates", "no exponent is counted")(
-    exchanged("awq_core.measure.methods.searches.OFFICIAL_ALPHAS", ())
-)
 breaks("bits.four-per-bit", "bits beyond 4 are ignored")(with_bits(lambda bits: min(bits, 4)))
 breaks("bits.four-per-bit", "every bit is spent twice")(with_bits(lambda bits: 2 * bits))
 
@@ -201,8 +198,7 @@ def measure(level: str) -> Measured:
     if level == "layer":
         return measured
     layers = LayerFindings.of(measured.channels, measured.errors, (), 0)
-    made = method_pass(model, layers)
-    listed = [FULL, Strategy(METHODS["rtn"], 3), Strategy(METHODS["awq-block"], 4)]
+    made, listed = method_pass(model, layers), [FULL, Strategy(METHODS["rtn"], 3)]
     losses = losses_dataset(listed, made.score(listed, heldout), made, heldout, 0)
     return replace(measured, losses=losses, parameters=model.num_parameters())
 

@@ -220,15 +220,6 @@ def test_a_model_that_only_guesses_has_no_quality_to_lose(claim: str) -> None:
     assert judge(REGISTRY[claim], knows, Setting(bits)).estimate is not None
 
 
-def test_the_search_s_share_is_of_its_operations_and_one_pass() -> None:
-    measured = hand_made(blocks=4)
-    weights = 4 * (6 * 64 * 64 + 64 * 200)
-    passed = 2 * weights * 64 * 128  # 64 sequences of 128 tokens
-    got = estimate("constant-alpha.search-dominates", measured, 4)
-    assert got.value == pytest.approx(1e9 / (1e9 + passed))
-    assert got.interval.exact
-
-
 def test_bytes_are_counted_with_steps_and_zero_points() -> None:
     wide = dict.fromkeys(ROLES, 128)
     got = estimate("bits.four-times-smaller", hand_made(widths=wide), 4)

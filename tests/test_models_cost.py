@@ -65,7 +65,7 @@ def test_the_operations_are_those_of_the_documented_sum() -> None:
             "layers": looking(1, calibration + heldout, 3 * 420 * BLOCK_PRODUCTS),
             "twins": looking(1, 3 * (calibration + heldout), 3 * 3 * 168 * BLOCK_PRODUCTS),
             "traffic": looking(1, 2 * (2 * calibration + heldout), 3 * (294 + 84) * BLOCK_PRODUCTS),
-            "losses": Work(2 * SMALL.parameters * 43 * heldout + 28 * calibration * 2 * BLOCK_WEIGHTS),
+            "losses": Work(2 * SMALL.parameters * 45 * heldout + 28 * calibration * 2 * BLOCK_WEIGHTS),
         },
     )
 
@@ -109,7 +109,8 @@ def test_the_estimate_is_near_what_smollm2_took() -> None:
 def test_what_is_left_out_costs_nothing() -> None:
     layers: frozenset[Stage] = frozenset({"layers"})
     whole, part = (estimate_cost(QWEN, QUICK, FAST, stages=stages) for stages in (EVERY, layers))
-    assert part.memory_bytes < whole.memory_bytes - 2**29  # no methods' states, no logits
+    # No methods' states and no logits, but what the sites' inputs take in their place.
+    assert part.memory_bytes < whole.memory_bytes - 2**28
     assert part.disk_bytes < whole.disk_bytes - 24 * BLOCK_WEIGHTS * 6 // 2  # no codes of GPTQ
     without_twins = estimate_cost(QWEN, QUICK, FAST, twins=0, stages=frozenset({"traffic"})).seconds
     with_twins = estimate_cost(QWEN, QUICK, FAST, twins=3, stages=frozenset({"traffic"})).seconds
@@ -162,8 +163,8 @@ def test_the_header_s_lines() -> None:
 
 def test_where_looks_may_end_the_losses_early_the_least_is_said_too() -> None:
     whole = estimate_cost(QWEN, QUICK, FAST)
-    # 43 methods on all 64 windows, or 31 on the 16 of the first look.
-    spared = 2 * QWEN.parameters * (43 * 64 - 31 * 16) * 256 / 1e12
+    # 45 methods on all 64 windows, or 33 on the 16 of the first look.
+    spared = 2 * QWEN.parameters * (45 * 64 - 33 * 16) * 256 / 1e12
     assert whole.seconds - whole.least_seconds == pytest.approx(spared)
     layers = estimate_cost(QWEN, QUICK, FAST, stages=EVERY - {"losses"})
     assert layers.least_seconds == layers.seconds

@@ -35,7 +35,7 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
     ]
     content = evidence(pytester)
     assert content["complete"] is True
-    assert content["answer"].endswith("by more than 1.02 nats.")
+    assert "by more than 1.02 nats." in content["answer"]
     assert [claim["survives_holm"] for claim in content["claims"]] == [True, True, True]
 
     text = page(pytester)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from awq_core.judging.evidence import WITH_CLIPPING, Threshold, Verdict
+from awq_core.judging.evidence import Threshold, Verdict
 from claims.support.readers import exactly
 from reports.answer import METHODS, answer, perplexity_words
 from reports.false_verdicts import trust, with_holm
@@ -146,7 +146,7 @@ def decisive(verdict, id="payoff.perplexity", **fields):
 def test_the_claim_on_perplexity_decides_the_answer(verdict, last_words):
     measured = lifelike()
     got = answered(measured, [decisive(verdict)])
-    assert got.sentence.endswith(last_words)
+    assert last_words in got.sentence
     losses = measured.losses["window_loss"].mean("window")
     mean = {str(name): float(losses.sel(strategy=name)) for name in losses["strategy"].values}
     assert f"perplexity {np.exp(mean['full']):.2f} in full precision: " in got.sentence
@@ -176,44 +176,50 @@ def test_every_method_is_held_against_the_others_on_the_windows_of_both():
     assert f", on {half} to {loss.sizes['window']} of {loss.sizes['window']} windows." in got.sentence
 
 
-def advised(**verdicts):
-    """The advice where every claim that it rests on is inconclusive, but for some."""
-    ids = ("payoff.perplexity", "payoff.as-published", "clipping.alone", "clipping.scales-add", "gptq.better")
-    claims = [decisive(verdicts.get(id.replace(".", "_").replace("-", "_"), Verdict.INCONCLUSIVE), id) for id in ids]
-    if "gptq_beyond_both" in verdicts:
-        claims[-1]["variants"] = {WITH_CLIPPING: {"verdict": verdicts["gptq_beyond_both"]}}
-    return answered(lifelike(), claims).sentence
-
-
-YES, NO = Verdict.SUPPORTED, Verdict.REFUTED
+def advised(**gaps):
+    """The advice where methods cost so many nats beyond full precision, with noise where a pair is given."""
+    measured = lifelike()
+    loss = measured.losses["window_loss"]
+    signs = np.resize([1.0, -1.0], loss.sizes["window"])
+    for method, gap in zip(METHODS, (gaps[name] for name in ("rtn", "clip", "scales", "both", "gptq")), strict=True):
+        mean, noise = gap if isinstance(gap, tuple) else (gap, 0.0)
+        loss.loc[{"strategy": method}] = loss.sel(strategy="full") + mean + noise * signs
+    return answered(measured, []).sentence
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "words"),
+    ("gaps", "words"),
     [
-        ({}, "Which of them to take cannot be told from this much text."),
-        ({"payoff_as_published": YES, "clipping_scales_add": YES}, "Advice: AWQ as published, whose scales add"),
-        ({"payoff_as_published": YES, "clipping_alone": YES}, "or clipping alone: whether the scales add to it"),
-        ({"payoff_as_published": YES}, "Advice: AWQ as published (payoff.as-published@4)."),
         (
-            {"payoff_perplexity": YES, "payoff_as_published": YES, "clipping_alone": YES, "clipping_scales_add": NO},
-            "Advice: round to nearest with clipping, to which the scales add nothing worth having",
+            {"rtn": 0.10, "clip": 0.06, "scales": 0.08, "both": 0.04, "gptq": 0.05},
+            "AWQ as published (both) loses least here, 0.0100 nats [0.0100, 0.0100] less than GPTQ. "
+            "Advice: AWQ as published (both).",
         ),
-        ({"payoff_perplexity": YES, "payoff_as_published": NO}, "Advice: AWQ's scales without clipping"),
         (
-            {"payoff_perplexity": NO, "payoff_as_published": NO, "clipping_alone": NO},
-            "Advice: round to nearest: neither scales nor clipping recover enough",
+            {"rtn": 0.10, "clip": 0.042, "scales": 0.08, "both": 0.04, "gptq": 0.05},
+            "Advice: clipping alone, the simplest that is surely within 0.005 nats of it.",
         ),
-        ({"gptq_better": YES, "gptq_beyond_both": YES, "payoff_as_published": YES}, "Advice: GPTQ, better than AWQ"),
-        ({"gptq_better": YES, "gptq_beyond_both": NO, "payoff_as_published": YES}, "Advice: AWQ as published ("),
+        ({"rtn": 0.10, "clip": 0.15, "scales": 0.05, "both": 0.09, "gptq": 0.09}, "Advice: AWQ's scales."),
+        ({"rtn": 0.05, "clip": 0.03, "scales": 0.07, "both": 0.06, "gptq": 0.052}, "Advice: clipping alone."),
+        (
+            {"rtn": 0.004, "clip": 0.003, "scales": 0.002, "both": 0.001, "gptq": 0.002},
+            "Advice: rounding to nearest (RTN), the simplest that is surely",
+        ),
+        (
+            {"rtn": 0.10, "clip": (0.047, 0.02), "scales": 0.08, "both": 0.04, "gptq": 0.05},
+            "Advice: AWQ as published (both); whether clipping alone does as well cannot be told from this much text.",
+        ),
     ],
 )
-def test_the_advice_never_credits_the_scales_with_what_clipping_does(verdicts, words):
-    assert words in advised(**verdicts)
+def test_the_advice_is_the_simplest_checkpoint_that_is_as_good(gaps, words):
+    assert words in advised(**gaps)
 
 
-def test_without_the_claims_that_it_rests_on_there_is_no_advice():
-    assert "Advice" not in answered(lifelike(), [decisive(Verdict.SUPPORTED)]).sentence
+def test_without_all_methods_there_is_no_advice():
+    measured = lifelike()
+    some = replace(measured, losses=measured.losses.drop_sel(strategy=["gptq-4"]))
+    assert "Advice" in answered(measured, []).sentence
+    assert "Advice" not in answered(some, []).sentence
 
 
 @pytest.mark.parametrize("losses", [True, False])
@@ -231,9 +237,8 @@ def test_the_answer_says_that_the_weights_were_dequantized(losses):
 
 def test_the_answer_where_rounding_costs_next_to_nothing():
     measured = lifelike(rtn_gap=0.004)
-    assert answered(measured, [decisive(Verdict.INSUFFICIENT)]).sentence.endswith(
-        "RTN costs less than 0.01 nats here: nothing worth recovering."
-    )
+    words = "RTN costs less than 0.01 nats here: nothing worth recovering."
+    assert words in answered(measured, [decisive(Verdict.INSUFFICIENT)]).sentence
 
 
 @pytest.mark.parametrize(
@@ -294,7 +299,7 @@ def test_the_answer_without_losses_or_verdict_says_that_too():
     measured = lifelike(with_losses=False)
     assert "perplexity was not measured on synthetic-small" in answered(measured, []).sentence
     assert "perplexity was not measured" in answer("gone", None, []).sentence
-    assert answer("synthetic-small", lifelike(), []).sentence.endswith("was not judged in this run.")
+    assert "was not judged in this run." in answer("synthetic-small", lifelike(), []).sentence
 
 
 def test_perplexities_have_sensible_digits():

@@ -15,7 +15,7 @@ from typing import Any
 
 from awq_core.measured import Measured
 from claims.support.claim import NotApplicableError
-from claims.support.published_readings import READINGS, SearchResults
+from claims.support.published_readings import READINGS, Value
 
 FILE = Path(__file__).parent.parent / "published.toml"
 TABLE_FIELDS = {"source", "definition", "differs", "unit", "tolerance", "rows"}
@@ -184,11 +184,11 @@ def published_for(measured: Measured) -> list[PublishedValue]:
     """Every published number of the model under test, ours beside it; empty where nothing is published of it."""
     published = read_published()
     model = published.model_of(measured)
-    found: dict[str, SearchResults | str] = {}
+    found: dict[str, Value | str] = {}
     return [_beside(number, measured, found) for number in published.numbers if number.model == model]
 
 
-def _beside(theirs: PublishedNumber, measured: Measured, found: dict[str, SearchResults | str]) -> PublishedValue:
+def _beside(theirs: PublishedNumber, measured: Measured, found: dict[str, Value | str]) -> PublishedValue:
     """Ours beside theirs; `found` keeps readings that several numbers share."""
     if theirs.reading is None:
         return PublishedValue(theirs, not_comparable=theirs.not_comparable)
@@ -202,7 +202,7 @@ def _beside(theirs: PublishedNumber, measured: Measured, found: dict[str, Search
     return PublishedValue(theirs, ours.value, ours.place, theirs.tolerance.holds(theirs.value, ours.value))
 
 
-def _read(reading: str, measured: Measured) -> SearchResults | str:
+def _read(reading: str, measured: Measured) -> Value | str:
     """Our reading, or why there is none: a comparison never costs a run its evidence."""
     try:
         ours = READINGS[reading](measured)

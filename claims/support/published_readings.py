@@ -41,19 +41,19 @@ STRATEGIES = (
 
 
 @dataclass(frozen=True)
-class SearchResults:
+class Value:
     """What a reading found, and in which linear where it is a largest value."""
 
     value: float
     place: str = ""
 
 
-Reading = Callable[[Measured], SearchResults]
+Reading = Callable[[Measured], Value]
 
 
-def _largest(values: xr.DataArray) -> SearchResults:
+def _largest(values: xr.DataArray) -> Value:
     index = int(values.values.argmax())
-    return SearchResults(float(values.values[index]), str(values["linear"].values[index]))
+    return Value(float(values.values[index]), str(values["linear"].values[index]))
 
 
 def _of_families(values: xr.DataArray, families: tuple[str, ...]) -> np.ndarray:
@@ -81,18 +81,18 @@ def _reduction(measured: Measured) -> xr.DataArray:
     return readings.reduction(measured, *DIAGNOSTIC_SETTING, SPLIT)
 
 
-def _mean(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], measured: Measured) -> SearchResults:
-    return SearchResults(float(_of_families(of(measured), families).mean()))
+def _mean(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], measured: Measured) -> Value:
+    return Value(float(_of_families(of(measured), families).mean()))
 
 
-def _median(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], measured: Measured) -> SearchResults:
-    return SearchResults(float(np.median(_of_families(of(measured), families))))
+def _median(families: tuple[str, ...], of: Callable[[Measured], xr.DataArray], measured: Measured) -> Value:
+    return Value(float(np.median(_of_families(of(measured), families))))
 
 
-def _median_error(bits: int, measured: Measured) -> SearchResults:
+def _median_error(bits: int, measured: Measured) -> Value:
     if bits not in measured.errors["bits"].values:
         raise NotApplicableError(f"{bits} bits were not measured")
-    return SearchResults(float(readings.error_at(measured, DIAGNOSTIC.name, bits, 0.0, SPLIT).median()))
+    return Value(float(readings.error_at(measured, DIAGNOSTIC.name, bits, 0.0, SPLIT).median()))
 
 
 def _in_groups_as_theirs(measured: Measured) -> None:
@@ -106,21 +106,21 @@ def _in_groups_as_theirs(measured: Measured) -> None:
         raise NotApplicableError(f"measured in groups of {ours}, theirs of {theirs}")
 
 
-def _perplexity(strategy: str, measured: Measured) -> SearchResults:
+def _perplexity(strategy: str, measured: Measured) -> Value:
     if strategy != "full":
         _in_groups_as_theirs(measured)
     if not has(measured, strategy):
         raise NotApplicableError(f"the loss of {strategy} was not measured")
-    return SearchResults(float(np.exp(readings.mean_loss(measured, strategy))))
+    return Value(float(np.exp(readings.mean_loss(measured, strategy))))
 
 
-def _perplexity_at_random(measured: Measured) -> SearchResults:
+def _perplexity_at_random(measured: Measured) -> Value:
     """Mean perplexity over the random choices of the channels that are kept."""
     drawn = [f"keep-random{choice}-3" for choice in range(RANDOM_CHOICES)]
     found = [_perplexity(name, measured).value for name in drawn if has(measured, name)]
     if not found:
         raise NotApplicableError("no random choice of channels was measured")
-    return SearchResults(float(np.mean(found)))
+    return Value(float(np.mean(found)))
 
 
 def _best_alphas(measured: Measured) -> np.ndarray:
@@ -128,24 +128,24 @@ def _best_alphas(measured: Measured) -> np.ndarray:
     return alphas
 
 
-def _alpha_and_share(measured: Measured) -> SearchResults:
+def _alpha_and_share(measured: Measured) -> Value:
     """Spearman's rho of the best exponent with the top-1% share."""
     alphas, shares = _best_alphas(measured), _top_share(measured).values
     if np.ptp(alphas) == 0 or np.ptp(shares) == 0:
         raise NotApplicableError("all linears are alike, so there are no ranks to correlate")
-    return SearchResults(float(spearmanr(alphas, shares).statistic))
+    return Value(float(spearmanr(alphas, shares).statistic))
 
 
-def _constant_alpha(measured: Measured) -> SearchResults:
+def _constant_alpha(measured: Measured) -> Value:
     _in_groups_as_theirs(measured)
-    return SearchResults(readings.constant_alpha(measured, DEPLOYED.name, 3))
+    return Value(readings.constant_alpha(measured, DEPLOYED.name, 3))
 
 
-def _steps(variable: str, factor: float, times: float, measured: Measured) -> SearchResults:
+def _steps(variable: str, factor: float, times: float, measured: Measured) -> Value:
     _in_groups_as_theirs(measured)
     if variable not in measured.errors:
         raise NotApplicableError("quantization steps were not measured")
-    return SearchResults(times * float(measured.errors[variable].sel(factor=factor).mean()))
+    return Value(times * float(measured.errors[variable].sel(factor=factor).mean()))
 
 
 READINGS: dict[str, Reading] = {
@@ -159,9 +159,9 @@ READINGS: dict[str, Reading] = {
     **{f"median-error-{bits}": partial(_median_error, bits) for bits in BITS},
     **{f"perplexity-{strategy}": partial(_perplexity, strategy) for strategy in STRATEGIES},
     "perplexity-keep-random-3": _perplexity_at_random,
-    "median-best-alpha": lambda measured: SearchResults(float(np.median(_best_alphas(measured)))),
-    "sd-best-alpha": lambda measured: SearchResults(float(_best_alphas(measured).std())),
-    "constant-alpha": lambda measured: SearchResults(readings.constant_alpha(measured, *DIAGNOSTIC_SETTING)),
+    "median-best-alpha": lambda measured: Value(float(np.median(_best_alphas(measured)))),
+    "sd-best-alpha": lambda measured: Value(float(_best_alphas(measured).std())),
+    "constant-alpha": lambda measured: Value(readings.constant_alpha(measured, *DIAGNOSTIC_SETTING)),
     f"constant-alpha-{DEPLOYED.name}-3": _constant_alpha,
     "best-alpha-with-top-share": _alpha_and_share,
     **{f"steps-changed-{factor:g}": partial(_steps, "step_changed", factor, 100.0) for factor in FACTORS},

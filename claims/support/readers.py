@@ -99,16 +99,20 @@ def better_than_guessing(measured: Measured, setting: Setting) -> None:
 
     Raises:
         NotApplicableError: where its loss is not surely below that of guessing among all tokens of the vocabulary.
+        UndecidedError: where this look does not settle it, and another one is registered.
     """
     vocabulary = measured.provenance.get("vocabulary")
     if not vocabulary:
         return
     (full,) = window_losses(measured, "full")
     loss = mean_over_windows(measured, full, setting.for_claim("payoff.perplexity"))
-    if loss.interval.upper >= math.log(vocabulary):
+    guessing = math.log(vocabulary)
+    if not is_last(measured.losses) and loss.interval.lower <= guessing <= loss.interval.upper:
+        raise UndecidedError("the model may know something of the text or not")
+    if loss.interval.upper >= guessing:
         raise NotApplicableError(
             f"in full precision the loss is {loss.value:.4g} nats, and guessing among {vocabulary:,} tokens gives "
-            f"{math.log(vocabulary):.4g}: there is no quality to lose"
+            f"{guessing:.4g}: there is no quality to lose"
         )
 
 

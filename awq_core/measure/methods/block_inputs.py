@@ -43,6 +43,8 @@ class BlockInputs:
         sites: inputs `(tokens, width)` by site; empty without `calls`.
         calls: calls in order, by path of each inspected module that is not a linear.
         output_size: squared output of each token, `(tokens,)`, by path of each inspected module that is not a linear.
+        reused_seconds: wall-clock time that stored trials took when they were made, for each time that one was used
+            again: a search's cost is the same whichever search came before.
         seconds: wall-clock time of gathering second moments during the pass; 0 with `calls`.
     """
 
@@ -56,7 +58,8 @@ class BlockInputs:
         self.seconds = 0.0
         self.tokens: dict[str, int] = {}
         self.calls: dict[str, list[Call]] = {}
-        self._trials: dict[Hashable, Trial] = {}
+        self.reused_seconds = 0.0
+        self._trials: dict[Hashable, tuple[Trial, float]] = {}
         captured: dict[str, list[Tensor]] = {}
         sizes: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:
@@ -113,11 +116,16 @@ class BlockInputs:
             make: makes the trial.
         """
         if key in self._trials:
-            return self._trials[key]
-        made = make()
-        if made.size + sum(trial.size for trial in self._trials.values()) <= TRIAL_BYTES:
-            self._trials[key] = made
-        return made
+            trial, seconds = self._trials[key]
+            self.reused_seconds += seconds
+            return trial
+        device = next(self.module.parameters()).device
+        began = clock(device)
+        trial = make()
+        seconds = clock(device) - began
+        if trial.size + sum(stored.size for stored, _ in self._trials.values()) <= TRIAL_BYTES:
+            self._trials[key] = trial, seconds
+        return trial
 
     def _add(self, site: str, x: Tensor) -> None:
         """Add tokens `(tokens, width)` to a site's second moment; there may be none for an expert."""

@@ -71,9 +71,11 @@ class Trial:
 
     @property
     def size(self) -> int:
-        """Size of what is stored, in bytes."""
-        tensors = [tensor for known in self._known.values() for tensor in (known.inputs, known.output)]
-        return self.full.nbytes + sum(tensor.nbytes for tensor in tensors)
+        """Size of what is stored, in bytes, with the copies in low precision that changes will need."""
+        stored = self.full.nbytes + sum(known.inputs.nbytes + known.output.nbytes for known in self._known.values())
+        if low_precision(self.full[:0]).dtype == self.full.dtype:
+            return stored
+        return stored + sum((known.inputs.nbytes + known.weight.nbytes) // 2 for known in self._known.values())
 
     def change(self, changes: Changes) -> Tensor:
         """Compute the change of the output, of the output's shape.
