@@ -9,7 +9,7 @@ from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import FP16_BYTES
 from claims.support.claim import NotApplicableError, Setting, claim
-from claims.support.model_losses import excess_perplexity, over_windows, window_losses
+from claims.support.model_losses import excess_perplexities, over_windows, window_losses
 from claims.support.readers import better_than_guessing, exactly, named, worth_recovering
 
 HIGH, LOW = 8, 3
@@ -82,10 +82,8 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     better_than_guessing(measured, setting)
-    with_clipping = excess_perplexity(measured, setting, "awq-block-clip", 1.02)
-    return named(
-        excess_perplexity(measured, setting, "awq-block", 1.02), None, {}, variants={WITH_CLIPPING: with_clipping}
-    )
+    scaled, clipped = excess_perplexities(measured, setting, 1.02, "awq-block", "awq-block-clip")
+    return named(scaled, None, {}, variants={WITH_CLIPPING: clipped})
 
 
 @claim(
@@ -99,7 +97,8 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_near_lossless(measured: Measured, setting: Setting) -> Estimate:
     better_than_guessing(measured, setting)
-    return excess_perplexity(measured, setting, "rtn", 1.02)
+    (excess,) = excess_perplexities(measured, setting, 1.02, "rtn")
+    return excess
 
 
 @claim(
@@ -113,10 +112,8 @@ def test_near_lossless(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_awq_degrades(measured: Measured, setting: Setting) -> Estimate:
     better_than_guessing(measured, setting)
-    with_clipping = excess_perplexity(measured, setting, "awq-block-clip", 1.05)
-    return named(
-        excess_perplexity(measured, setting, "awq-block", 1.05), None, {}, variants={WITH_CLIPPING: with_clipping}
-    )
+    scaled, clipped = excess_perplexities(measured, setting, 1.05, "awq-block", "awq-block-clip")
+    return named(scaled, None, {}, variants={WITH_CLIPPING: clipped})
 
 
 @claim(

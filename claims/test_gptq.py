@@ -8,7 +8,7 @@ from claims.support.model_losses import (
     BLOCK,
     CLIPPED,
     calibration_costs,
-    excess_perplexity,
+    excess_perplexities,
     gaps,
     has,
     mean_over_windows,
@@ -77,7 +77,8 @@ def test_better(measured: Measured, setting: Setting) -> Estimate:
 )
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     better_than_guessing(measured, setting)
-    return excess_perplexity(measured, setting, "gptq", 1.02)
+    (excess,) = excess_perplexities(measured, setting, 1.02, "gptq")
+    return excess
 
 
 @claim(

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from awq_core.judging.evidence import Verdict
-from awq_core.judging.metrics import mean_loss, window_differences, window_values
+from awq_core.judging.metrics import window_values
 from awq_core.judging.verdicts import WORTH_RECOVERING
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import DEPLOYED
@@ -34,13 +34,12 @@ WORTH_HAVING = 0.005
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method costs.
+    """What one method costs on the windows that all were scored on.
 
     Attributes:
         perplexity: of the quantized model.
         gap: loss beyond full precision, in nats.
-        won_back: share of round-to-nearest's gap that it recovers, on the windows of both; None where that costs
-            nothing.
+        won_back: share of round-to-nearest's gap that it recovers; None where that costs nothing.
     """
 
     perplexity: float
@@ -54,7 +53,7 @@ class Answer:
 
     Attributes:
         sentence: all of it in words.
-        full: perplexity in full precision; None where losses were not measured.
+        full: perplexity in full precision, on the same windows; None where losses were not measured.
         costs: of the methods that were scored, by strategy.
     """
 
@@ -65,43 +64,49 @@ class Answer:
 
 def answer(name: str, measured: Measured | None, claims: Iterable[Claim]) -> Answer:
     """Answer for the model called `name`, by what was measured and by the verdicts of its `claims`."""
-    judged = {claim["key"]: claim for claim in claims if len(claim["models"]) == 1}
-    full = _loss_in_full(measured)
-    if measured is None or full is None:
+    scored = _scored(measured)
+    if measured is None or "rtn-4" not in scored:
         return Answer(
             f"{_deployed(measured)}: perplexity was not measured on {name}, so whether AWQ is worth it is open."
             f"{_rounded_before(measured)}"
         )
-    costs = _costs(measured)
+    full, *quantized = window_values(measured, ["full", *scored])
+    losses = dict(zip(scored, quantized, strict=True))
+    costs = _costs(full, losses)
     listed = [f"{perplexity_words(cost.perplexity)} with {METHODS[strategy]}" for strategy, cost in costs.items()]
+    decisive = next((claim for claim in claims if claim["key"] == SCALES and len(claim["models"]) == 1), None)
+    in_full = float(full.mean())
     sentences = [
-        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(full)} in full precision: {_joined(listed)}"
-        f"{_windows(measured, costs)}.",
+        f"{_deployed(measured)}, {name} has perplexity {perplexity_text(in_full)} in full precision: {_joined(listed)}"
+        f"{_windows(measured, len(full))}.",
         _won_back(costs),
-        _worth(judged.get(SCALES), costs),
-        _beyond_guessing(measured, full) or _advice(measured, costs),
+        _worth(decisive, costs),
+        _beyond_guessing(measured, in_full) or _advice(losses),
         _rounded_before(measured),
     ]
-    return Answer(" ".join(filter(None, (one.strip() for one in sentences))), _perplexity(full), costs)
+    return Answer(" ".join(filter(None, (one.strip() for one in sentences))), _perplexity(in_full), costs)
 
 
-def _loss_in_full(measured: Measured | None) -> float | None:
+def _scored(measured: Measured | None) -> list[str]:
+    """The methods that were scored."""
     if measured is None or measured.losses is None:
-        return None
+        return []
     known = set(measured.losses["strategy"].values.tolist())
-    return mean_loss(measured, "full") if {"full", "rtn-4"} <= known else None
+    return [strategy for strategy in METHODS if {"full", strategy} <= known]
 
 
-def _costs(measured: Measured) -> dict[str, Cost]:
-    assert measured.losses is not None
-    known = set(measured.losses["strategy"].values.tolist())
-    costs = {}
-    for strategy in [strategy for strategy in METHODS if strategy in known]:
-        full, rtn, found = (values.mean() for values in window_values(measured, ["full", "rtn-4", strategy]))
-        won_back = float((rtn - found) / (rtn - full)) if rtn > full and strategy != "rtn-4" else None
-        gap = float(window_differences(measured, strategy).mean())
-        costs[strategy] = Cost(_perplexity(mean_loss(measured, strategy)), gap, won_back)
-    return costs
+def _costs(full: np.ndarray, losses: Mapping[str, np.ndarray]) -> dict[str, Cost]:
+    """What methods cost on the windows of all, by strategy, from losses `[windows]`."""
+    gaps = {strategy: float((values - full).mean()) for strategy, values in losses.items()}
+    lost = gaps["rtn-4"]
+    return {
+        strategy: Cost(
+            _perplexity(float(losses[strategy].mean())),
+            gap,
+            (lost - gap) / lost if lost > 0 and strategy != "rtn-4" else None,
+        )
+        for strategy, gap in gaps.items()
+    }
 
 
 def _won_back(costs: Mapping[str, Cost]) -> str:
@@ -112,8 +117,10 @@ def _won_back(costs: Mapping[str, Cost]) -> str:
     shares = {METHODS[strategy]: cost.won_back for strategy, cost in costs.items() if cost.won_back is not None}
     won = [f"{share:.0%} by {method}" for method, share in shares.items() if share >= 0]
     further = [f"{-share:.0%} by {method}" for method, share in shares.items() if share < 0]
-    words = f"RTN costs {_nats(lost)} nats{f', of which {_joined(won)} are won back' if won else ''}."
-    return f"{words} A further {_joined(further)} {'is' if len(further) == 1 else 'are'} lost." if further else words
+    sentences = [f"RTN costs {_nats(lost)} nats"]
+    sentences += [f"won back: {_joined(won)}"] if won else []
+    sentences += [f"lost on top: {_joined(further)}"] if further else []
+    return f"{'; '.join(sentences)}."
 
 
 def _worth(claim: Claim | None, costs: Mapping[str, Cost]) -> str:
@@ -138,28 +145,32 @@ def _worth(claim: Claim | None, costs: Mapping[str, Cost]) -> str:
             raise ValueError(f"{SCALES} cannot be {other.value}")
 
 
-def _advice(measured: Measured, costs: Mapping[str, Cost]) -> str:
+def _advice(losses: Mapping[str, np.ndarray]) -> str:
     """Which checkpoint loses least, and the simplest that is as good.
 
     A simpler one stands before it in `METHODS`: so the scales are never credited with what clipping does alone.
+
+    Args:
+        losses: `[windows]` by strategy, on the same windows.
     """
-    if len(costs) < len(METHODS):
+    if len(losses) < len(METHODS):
         return ""
-    losses = dict(zip(costs, window_values(measured, list(costs)), strict=True))
-    best, second = sorted(costs, key=lambda strategy: float(losses[strategy].mean()))[:2]
+    best, second = sorted(losses, key=lambda strategy: float(losses[strategy].mean()))[:2]
     ahead, low, high = _interval(losses[second] - losses[best])
     words = (
         f"{_capital(METHODS[best])} loses least here, {_nats(ahead)} nats [{_nats(low)}, {_nats(high)}] less than "
         f"{METHODS[second]}."
     )
-    behind = {strategy: _interval(losses[strategy] - losses[best]) for strategy in costs}
-    as_good = next(strategy for strategy in costs if strategy == best or behind[strategy][2] < WORTH_HAVING)
+    behind = {strategy: _interval(losses[strategy] - losses[best]) for strategy in losses}
+    as_good = next(strategy for strategy in losses if strategy == best or behind[strategy][2] < WORTH_HAVING)
     words += f" Advice: {METHODS[as_good]}"
     if as_good != best:
         words += f", the simplest that is surely within {WORTH_HAVING} nats of it"
-    simpler = [strategy for strategy in list(costs)[: list(costs).index(as_good)] if behind[strategy][1] < WORTH_HAVING]
+    simpler = [
+        strategy for strategy in list(losses)[: list(losses).index(as_good)] if behind[strategy][1] < WORTH_HAVING
+    ]
     if simpler:
-        words += f"; whether {METHODS[simpler[0]]} does as well cannot be told from this much text"
+        words += f"; whether {METHODS[simpler[0]]} would do as well cannot be told from this much text"
     return f"{words}."
 
 
@@ -178,15 +189,11 @@ def _joined(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _windows(measured: Measured, costs: Iterable[str]) -> str:
-    """On how many windows each method was scored, where that is not all of them."""
+def _windows(measured: Measured, common: int) -> str:
+    """On how many windows all methods were scored, where that is not all of them."""
     assert measured.losses is not None
-    losses = measured.losses["window_loss"].sel(strategy=list(costs))
-    scored = losses.notnull().sum("window").values
-    low, high, every = int(scored.min()), int(scored.max()), losses.sizes["window"]
-    if low == every:
-        return ""
-    return f", on {low if low == high else f'{low} to {high}'} of {every} windows"
+    every = measured.losses.sizes["window"]
+    return "" if common == every else f", on the {common} of {every} windows that all were scored on"
 
 
 def _rounded_before(measured: Measured | None) -> str:

@@ -185,7 +185,7 @@ def test_every_stage_was_met_and_held_against_the_product_rate(record: dict[str,
     assert [run for run, stage in names if stage == FORWARD] == ["layers", "traffic", "methods"]
     parts = {"moments", "second moments", "error grid", "mechanism", "replay by group", FORWARD, "rest"}
     assert {stage for run, stage in names if run == "layers"} == parts
-    searched = [f"search: {name}" for name in ("awq-block", "awq-block-clip", "gptq")]
+    searched = [f"search: {name}" for name in ("rtn-clip", "awq-block", "awq-block-clip", "gptq")]
     of_methods = {*searched, "second moments", "rounding", FORWARD, HEAD, "rest"}
     assert {stage for run, stage in names if run == "methods"} == of_methods
     rates = {name: np.mean(found) for name, found in record["rates"].items()}

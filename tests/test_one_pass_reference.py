@@ -241,7 +241,7 @@ def test_a_foreign_text_of_the_same_length_is_matched_by_the_usual_calibration(p
 def test_every_strategy_is_listed_once(plain: Case, grouped_query: Case) -> None:
     kept = ["keep-activation", "keep-weight", *(f"keep-random{i}" for i in range(RANDOM_CHOICES))]
     elsewhere = ["awq-block-few", "awq-block-foreign", "gptq-foreign", "awq-block-matched", "gptq-matched"]
-    awaited = ["rtn", "awq-constant-everywhere", "awq-block", "awq-block-clip", "gptq", *kept, *elsewhere]
+    awaited = ["rtn", "rtn-clip", "awq-constant-everywhere", "awq-block", "awq-block-clip", "gptq", *kept, *elsewhere]
     shown = [m.name for m in METHODS.values() if m.shown and m.name != "awq-grouped"]
     for case, grouped in ((plain, []), (grouped_query, ["awq-grouped"])):
         assert case.listed[:2] == [FULL, RTN_AT_TWO_BITS]

@@ -212,7 +212,7 @@ def test_the_reports_show_them_for_such_a_model_and_for_no_other(session, pytest
     source = "def test_a(judge): judge(models=('qwen0.5b',))\ndef test_b(judge): judge(models=('synthetic-small',))"
     result = session(source, conftest=CONFTEST)
     assert result.ret == 0
-    lines = [line for line in result.outlines if "published" in line]
+    lines = [line for line in result.outlines if "published numbers" in line]
     assert len(lines) == 1
     assert re.match(r"qwen0\.5b: ours agree with \d+ of 38 comparable published numbers", lines[0])
 

@@ -24,7 +24,7 @@ def test_c(judge): judge(Verdict.REFUTED, id="payoff.honest"); pytest.fail("wors
 """,
         conftest=MEASURING,
     )
-    result.stdout.fnmatch_lines(["*perplexity * in full precision, *"])
+    result.stdout.fnmatch_lines(["*perplexity * in full precision: *"])
     folder = pytester.path / "reports/out/synthetic-small"
     assert sorted(path.name for path in folder.iterdir()) == [
         "diagnostic.json",

@@ -74,7 +74,7 @@ def test_the_embedded_pair_is_asked_for_by_one_name(suite):
 def test_one_test_for_each_claim_precision_and_model(suite):
     result = suite.run("--collect-only", "-q", "--model=embedded-tiny", claims=("claims/test_payoff.py",))
     lines = [line.split("::")[1] for line in result.stdout.lines if "::" in line]
-    assert len(lines) == len(set(lines)) == 7 * 2 * 2
+    assert len(lines) == len(set(lines)) == 8 * 2 * 2
     # All claims on one model come before any on the next: a large one is loaded once.
     models = [line.rstrip("]").split("-bit-")[1] for line in lines]
     assert models == sorted(models, key=["tiny", "embedded-tiny"].index)

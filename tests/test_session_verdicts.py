@@ -147,12 +147,9 @@ def test_a_run_can_be_registered_and_then_passes(suite, folder, monkeypatch, cap
     register.main()
     assert "tiny.toml" in capsys.readouterr().out
     written = tomllib.loads((folder / "tiny.toml").read_text())
-    assert {entry["verdict"] for entry in written["verdict"]} == set(verdicts(suite).values()) - {
-        "supported",
-        "not applicable",
-        "reported",
-    }
     # Of one size alone nothing is registered about two.
+    about_one = {verdict for claim, verdict in verdicts(suite).items() if not claim.startswith("replication")}
+    assert {entry["verdict"] for entry in written["verdict"]} == about_one - {"supported", "reported"}
     assert not [entry for entry in written["verdict"] if entry["claim"].startswith("replication")]
     result = suite.run(claims=EVERY_CLAIM)
     assert result.ret == 0
@@ -174,7 +171,7 @@ def test_a_run_of_some_claims_cannot_be_registered(suite, folder, monkeypatch, c
     monkeypatch.setattr("sys.argv", ["register", str(suite.output / "tiny")])
     with pytest.raises(SystemExit, match="4"):
         register.main()
-    assert re.search(r"lacks \d+ claims, such as bits.cliff@3", capsys.readouterr().err)
+    assert re.search(r"lacks \d+ claims, such as bits.awq-degrades@3", capsys.readouterr().err)
     assert not list(folder.iterdir())
 
 

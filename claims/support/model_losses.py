@@ -70,16 +70,21 @@ def perplexity_estimate(measured: Measured, weights: dict[str, float], setting: 
     return over_windows(measured, statistic, windows, setting)
 
 
-def excess_perplexity(measured: Measured, setting: Setting, method: str, times: float) -> Estimate:
-    """A method's perplexity at the setting's precision, minus `times` that of full precision."""
-    strategy = f"{method}-{setting.bits}"
-    full, quantized = map(perplexity, window_losses(measured, "full", strategy))
-    readings: dict[str, float | str] = {
-        "perplexity of full precision": full,
-        "perplexity once quantized": quantized,
-        "excess": f"{100 * (quantized / full - 1):.2f}%",
-    }
-    return replace(perplexity_estimate(measured, {strategy: 1.0, "full": -times}, setting), readings=readings)
+def excess_perplexities(measured: Measured, setting: Setting, times: float, *methods: str) -> list[Estimate]:
+    """Each method's perplexity at the setting's precision, minus `times` that of full precision."""
+    strategies = [f"{method}-{setting.bits}" for method in methods]
+    full, *quantized = map(perplexity, window_losses(measured, "full", *strategies))
+    return [
+        replace(
+            perplexity_estimate(measured, {strategy: 1.0, "full": -times}, setting),
+            readings={
+                "perplexity of full precision": full,
+                "perplexity once quantized": found,
+                "excess": f"{100 * (found / full - 1):.2f}%",
+            },
+        )
+        for strategy, found in zip(strategies, quantized, strict=True)
+    ]
 
 
 def over_windows(
