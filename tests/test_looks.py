@@ -29,6 +29,7 @@ from claims.support.judge import judge
 from claims.support.outcome import failure_message
 from claims.support.undecided import claims_about_models, still_wanted
 from fixtures.texts.effort import EFFORTS
+from reports.answer import METHODS
 from tests.hand_made import hand_made
 
 WINDOWS = 64
@@ -290,6 +291,14 @@ def test_only_what_an_undecided_claim_reads_is_scored_further() -> None:
     assert {look for name, look in unclear.items() if name.startswith("keep")} == {0}
     assert unclear["awq-constant-everywhere-3"] == 0
     assert "awq-half-4" not in unclear  # no claim reads it
+
+
+def test_what_the_answer_compares_is_scored_on_all_windows_once_its_claim_has_a_verdict() -> None:
+    asked = [(CATALOGUE["payoff.perplexity"], Setting(4))]
+    through = dict.fromkeys(("full", "rtn-4", "awq-block-4"), 0)
+    assert still_wanted(asked)(looked(CLEAR, through)) == dict.fromkeys(["full", *METHODS], 2)
+    assert still_wanted(asked)(looked(CLEAR)) == {}
+    assert still_wanted(asked)(looked({"rtn-4": 0.002}, through, spread=0.002)) == {}  # nothing to recover
 
 
 def test_a_comparison_of_two_sizes_asks_for_every_claim_about_a_model() -> None:

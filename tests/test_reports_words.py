@@ -286,6 +286,7 @@ def test_the_answer_says_on_how_many_windows_where_not_on_all():
     assert " windows" not in answered(measured, []).sentence
     losses = measured.losses
     some = losses.assign(window_loss=losses["window_loss"].where(losses["window"] < 16))
+    some = some.assign_attrs(looks='{"count": 2}')
     for strategies in (losses["strategy"].values, ["full", "rtn-4"]):
         found = answer(measured.name, replace(measured, losses=some.sel(strategy=strategies)), [])
         assert f", on the 16 of {losses.sizes['window']} windows that all were scored on." in found.sentence
