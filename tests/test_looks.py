@@ -295,7 +295,7 @@ def test_only_what_an_undecided_claim_reads_is_scored_further() -> None:
 
 def test_what_the_answer_compares_is_scored_on_all_windows_once_its_claim_has_a_verdict() -> None:
     asked = [(CATALOGUE["payoff.perplexity"], Setting(4))]
-    through = dict.fromkeys(("full", "rtn-4", "awq-block-4"), 0)
+    through = dict.fromkeys(("full", "rtn-4", "awq-block-4", "awq-linear-4"), 0)
     assert still_wanted(asked)(looked(CLEAR, through)) == dict.fromkeys(["full", *METHODS], 2)
     assert still_wanted(asked)(looked(CLEAR)) == {}
     assert still_wanted(asked)(looked({"rtn-4": 0.002}, through, spread=0.002)) == {}  # nothing to recover
