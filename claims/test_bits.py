@@ -3,14 +3,13 @@
 import numpy as np
 
 from awq_core.judging.by_block import estimate_by_block
-from awq_core.judging.evidence import WITH_CLIPPING
 from awq_core.judging.intervals import Estimate
 from awq_core.judging.metrics import error_at, error_ratio, natural_log
 from awq_core.measured import Measured
 from awq_core.quantization.quantizers import FP16_BYTES
 from claims.support.claim import NotApplicableError, Setting, claim
-from claims.support.model_losses import excess_perplexities, over_windows, window_losses
-from claims.support.readers import better_than_guessing, exactly, named, worth_recovering
+from claims.support.model_losses import over_windows, window_losses
+from claims.support.readers import exactly, excess_perplexity, named, worth_recovering
 
 HIGH, LOW = 8, 3
 
@@ -81,9 +80,7 @@ def test_cliff(measured: Measured, setting: Setting) -> Estimate:
     bits=(4,),
 )
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
-    better_than_guessing(measured, setting)
-    scaled, clipped = excess_perplexities(measured, setting, 1.02, "awq-block", "awq-block-clip")
-    return named(scaled, None, {}, variants={WITH_CLIPPING: clipped})
+    return excess_perplexity(measured, setting, 1.02, "awq-block", with_clipping="awq-block-clip")
 
 
 @claim(
@@ -96,9 +93,7 @@ def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
     bits=(4,),
 )
 def test_near_lossless(measured: Measured, setting: Setting) -> Estimate:
-    better_than_guessing(measured, setting)
-    (excess,) = excess_perplexities(measured, setting, 1.02, "rtn")
-    return excess
+    return excess_perplexity(measured, setting, 1.02, "rtn")
 
 
 @claim(
@@ -111,9 +106,7 @@ def test_near_lossless(measured: Measured, setting: Setting) -> Estimate:
     bits=(3,),
 )
 def test_awq_degrades(measured: Measured, setting: Setting) -> Estimate:
-    better_than_guessing(measured, setting)
-    scaled, clipped = excess_perplexities(measured, setting, 1.05, "awq-block", "awq-block-clip")
-    return named(scaled, None, {}, variants={WITH_CLIPPING: clipped})
+    return excess_perplexity(measured, setting, 1.05, "awq-block", with_clipping="awq-block-clip")
 
 
 @claim(

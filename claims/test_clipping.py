@@ -3,10 +3,7 @@
 from awq_core.judging.intervals import Estimate
 from awq_core.measured import Measured
 from claims.support.claim import Setting, claim
-from claims.support.model_losses import CLIPPED, gaps, mean_over_windows
-from claims.support.readers import named, worth_recovering
-
-ALONE = "gap of RTN with clipping"
+from claims.support.readers import recovered
 
 
 @claim(
@@ -19,10 +16,7 @@ ALONE = "gap of RTN with clipping"
     bits=(4, 3),
 )
 def test_alone(measured: Measured, setting: Setting) -> Estimate:
-    worth_recovering(measured, setting)
-    rtn, clipped = gaps(measured, setting, "rtn", "rtn-clip")
-    readings: dict[str, float | str] = {"gap of RTN": float(rtn.mean()), ALONE: float(clipped.mean())}
-    return named(mean_over_windows(measured, rtn - clipped, setting), None, readings)
+    return recovered(measured, setting, "rtn", "rtn-clip")
 
 
 @claim(
@@ -35,7 +29,4 @@ def test_alone(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_scales_add(measured: Measured, setting: Setting) -> Estimate:
-    worth_recovering(measured, setting)
-    alone, both = gaps(measured, setting, "rtn-clip", "awq-block-clip")
-    readings: dict[str, float | str] = {ALONE: float(alone.mean()), CLIPPED: float(both.mean())}
-    return named(mean_over_windows(measured, alone - both, setting), None, readings)
+    return recovered(measured, setting, "rtn-clip", "awq-block-clip")

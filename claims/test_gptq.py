@@ -8,12 +8,11 @@ from claims.support.model_losses import (
     BLOCK,
     CLIPPED,
     calibration_costs,
-    excess_perplexities,
     gaps,
     has,
     mean_over_windows,
 )
-from claims.support.readers import better_than_guessing, named, worth_recovering
+from claims.support.readers import excess_perplexity, named, worth_recovering
 
 VARIANTS = {
     "gptq-parallel": "on full-precision inputs",
@@ -76,9 +75,7 @@ def test_better(measured: Measured, setting: Setting) -> Estimate:
     bits=(4,),
 )
 def test_two_percent(measured: Measured, setting: Setting) -> Estimate:
-    better_than_guessing(measured, setting)
-    (excess,) = excess_perplexities(measured, setting, 1.02, "gptq")
-    return excess
+    return excess_perplexity(measured, setting, 1.02, "gptq")
 
 
 @claim(

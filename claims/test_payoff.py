@@ -10,7 +10,6 @@ from awq_core.measured import Measured
 from claims.support.claim import Setting, claim
 from claims.support.model_losses import (
     BLOCK,
-    CLIPPED,
     gaps,
     has,
     mean_over_windows,
@@ -22,6 +21,7 @@ from claims.support.readers import (
     highest_on_calibration,
     layers_gain,
     named,
+    recovered,
     where_layers_gain,
     worth_recovering,
 )
@@ -133,10 +133,7 @@ def test_perplexity(measured: Measured, setting: Setting) -> Estimate:
     bits=(4, 3),
 )
 def test_as_published(measured: Measured, setting: Setting) -> Estimate:
-    worth_recovering(measured, setting)
-    rtn, published = gaps(measured, setting, "rtn", "awq-block-clip")
-    readings: dict[str, float | str] = {"gap of RTN": float(rtn.mean()), CLIPPED: float(published.mean())}
-    return named(mean_over_windows(measured, rtn - published, setting), None, readings)
+    return recovered(measured, setting, "rtn", "awq-block-clip")
 
 
 @claim(

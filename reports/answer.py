@@ -34,7 +34,7 @@ WORTH_HAVING = 0.005
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method costs on the windows that all were scored on.
+    """Cost of one method on the windows that all were scored on.
 
     Attributes:
         perplexity: of the quantized model.
@@ -96,7 +96,7 @@ def _scored(measured: Measured | None) -> list[str]:
 
 
 def _costs(full: np.ndarray, losses: Mapping[str, np.ndarray]) -> dict[str, Cost]:
-    """What methods cost on the windows of all, by strategy, from losses `[windows]`."""
+    """Compute what methods cost on the windows of all, by strategy, from losses `[windows]`."""
     gaps = {strategy: float((values - full).mean()) for strategy, values in losses.items()}
     lost = gaps["rtn-4"]
     return {
@@ -110,7 +110,7 @@ def _costs(full: np.ndarray, losses: Mapping[str, np.ndarray]) -> dict[str, Cost
 
 
 def _won_back(costs: Mapping[str, Cost]) -> str:
-    """What round-to-nearest costs, and how much of it each of the others wins back."""
+    """Say what round-to-nearest costs, and how much of it each of the others wins back."""
     lost = costs["rtn-4"].gap
     if lost <= 0:
         return f"RTN costs nothing here ({_nats(lost)} nats)."
@@ -124,7 +124,7 @@ def _won_back(costs: Mapping[str, Cost]) -> str:
 
 
 def _worth(claim: Claim | None, costs: Mapping[str, Cost]) -> str:
-    """What the claim about the scales says, and it alone."""
+    """Say what the claim about the scales says, and it alone."""
     lost = costs["rtn-4"].gap
     if claim is None:
         return "Whether AWQ's scales are worth it was not judged in this run."
@@ -175,10 +175,20 @@ def _advice(losses: Mapping[str, np.ndarray]) -> str:
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired window differences with its 95% t interval."""
-    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    half = float(student.ppf(0.975, len(differences) - 1)) * error
+    """Mean of paired window differences with its 95% interval."""
+    mean, half = float(differences.mean()), half_width(differences)
     return mean, mean - half, mean + half
+
+
+def half_width(differences: np.ndarray, looks: int = 1) -> float:
+    """Half of Student's 95% interval for a mean over windows; 0 for a single window, which has no spread.
+
+    Of several looks, at the level that each of them has.
+    """
+    if len(differences) < 2:
+        return 0.0
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(student.ppf(1 - 0.025 / looks, len(differences) - 1) * error)
 
 
 def _capital(words: str) -> str:

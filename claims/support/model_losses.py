@@ -18,6 +18,8 @@ from claims.support.claim import NotApplicableError, Setting
 
 BLOCK = "gap of block AWQ (folded, without clipping)"
 CLIPPED = "gap of block AWQ (folded, with clipping)"
+GAPS = {"rtn": "gap of RTN", "rtn-clip": "gap of RTN with clipping", "awq-block-clip": CLIPPED}
+"""Names of readings, by method."""
 
 
 def gaps(measured: Measured, setting: Setting, *methods: str) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from awq_core.judging.by_block import estimate_by_block, summarising
-from awq_core.judging.evidence import Interval, Verdict
+from awq_core.judging.evidence import WITH_CLIPPING, Interval, Verdict
 from awq_core.judging.intervals import Estimate, InsufficientDataError
 from awq_core.judging.metrics import OUTLIER_FAMILIES, is_outlier_family, natural_log, reduction, window_differences
 from awq_core.judging.verdicts import WORTH_RECOVERING, verdict_of
@@ -17,7 +17,7 @@ from awq_core.measure.layers.importance import SMALLEST_WIDTH
 from awq_core.measure.methods.looks import is_last
 from awq_core.measured import Measured
 from claims.support.claim import NotApplicableError, Setting
-from claims.support.model_losses import mean_over_windows, window_losses
+from claims.support.model_losses import GAPS, excess_perplexities, gaps, mean_over_windows, window_losses
 
 
 class UndecidedError(Exception):
@@ -114,6 +114,32 @@ def better_than_guessing(measured: Measured, setting: Setting) -> None:
             f"in full precision the loss is {loss.value:.4g} nats, and guessing among {vocabulary:,} tokens gives "
             f"{guessing:.4g}: there is no quality to lose"
         )
+
+
+def recovered(measured: Measured, setting: Setting, other: str, method: str) -> Estimate:
+    """Nats that one method loses less than another, where rounding costs enough to be recovered."""
+    worth_recovering(measured, setting)
+    lost, left = gaps(measured, setting, other, method)
+    readings: dict[str, float | str] = {GAPS[other]: float(lost.mean()), GAPS[method]: float(left.mean())}
+    return named(mean_over_windows(measured, lost - left, setting), None, readings)
+
+
+def excess_perplexity(
+    measured: Measured, setting: Setting, times: float, method: str, with_clipping: str | None = None
+) -> Estimate:
+    """Perplexity of a method minus `times` that of full precision, where the model knows something of the text.
+
+    Args:
+        measured: the model.
+        setting: precision and seed.
+        times: allowed perplexity, in units of full precision's.
+        method: the method.
+        with_clipping: method of the variant with clipping; None for no variant.
+    """
+    better_than_guessing(measured, setting)
+    methods = [method] if with_clipping is None else [method, with_clipping]
+    excess, *clipped = excess_perplexities(measured, setting, times, *methods)
+    return replace(excess, variants=dict(zip([WITH_CLIPPING], clipped, strict=False)))
 
 
 def layers_gain(measured: Measured, setting: Setting) -> Estimate:

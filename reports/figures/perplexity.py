@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
-from scipy.stats import t as student
 
 from awq_core.judging import metrics as readings
 from awq_core.measure.methods.looks import count_of
 from awq_core.measured import JUDGED_BITS, Measured
-from reports.answer import perplexity_text
+from reports.answer import half_width, perplexity_text
 from reports.figures.canvas import Drawing, finish, paper, percent
 from reports.figures.palette import AWQ, AWQ_LIGHT, GPTQ, INK, KEPT, MUTED, RTN
 from reports.linears import Array
@@ -91,7 +90,7 @@ def _panel(axes: Axes, measured: Measured, full: float, methods: list[str], bits
         _, colour, marker = METHODS.get(method, (method, MUTED, "h"))
         names = _strategies_of(measured, method, bits)
         gaps = _gaps(measured, names)
-        middle, half = float(gaps.mean()), _half_width(gaps, count_of(measured.losses))
+        middle, half = float(gaps.mean()), half_width(gaps, count_of(measured.losses))
         low, value, high = np.exp([full + middle - half, full + middle, full + middle + half])
         axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.55, solid_capstyle="butt")
         hollow = _needs_something(measured, names[0])
@@ -140,16 +139,6 @@ def _strategies_of(measured: Measured, method: str, bits: int) -> list[str]:
 def _needs_something(measured: Measured, strategy: str) -> bool:
     losses = readings.losses_of(measured)
     return "strategy_needs" in losses.coords and bool(str(losses["strategy_needs"].sel(strategy=strategy).values))
-
-
-def _half_width(gaps: Array, looks: int = 1) -> float:
-    """Half of Student's 95% interval for a mean over windows; 0 for a single window, which has no spread.
-
-    Of several looks, at the level that each of them has.
-    """
-    if len(gaps) < 2:
-        return 0.0
-    return float(student.ppf(1 - 0.025 / looks, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
 def _finding(measured: Measured, panels: dict[int, list[str]]) -> str:
