@@ -118,7 +118,7 @@ def _estimate(claim: Claim, models: list[Measured], setting: Setting) -> Result:
 
 
 def is_about_the_model(evidence: Evidence) -> bool:
-    """Whether a verdict can be registered: it is the model's, and not for lack of what the run was not asked for."""
+    """Test whether a verdict can be registered: it is the model's, and lacks nothing that the run left out."""
     return evidence.reason != ALONE and not evidence.reason.endswith(LEFT_OUT)
 
 

@@ -86,7 +86,7 @@ class AttentionAtPositions(Trial):
         positions: Tensor,
         projections: list[int],
     ) -> bool:
-        """Whether the module can run in this way and gives the expected outputs at the positions.
+        """Test whether the module can run in this way and gives the expected outputs at the positions.
 
         Args:
             expected: outputs of the whole module at the positions, `(sequences, positions, width)`; for the other

@@ -1,4 +1,4 @@
-"""Pass through a model's blocks with many methods: each block is calibrated, and rounded and run by every method.
+"""Pass through a model's blocks with many methods: every block is searched, and then rounded and run by each method.
 
 All blocks are searched first; then each method carries its own held-out hidden states from block to block. A method's
 weights exist for one block at a time, so no quantized model is ever in memory as a whole.

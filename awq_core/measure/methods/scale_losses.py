@@ -184,7 +184,7 @@ def _hidden(call: Call) -> Tensor:
 
 
 def _of_sequences(value: Any, hidden: Tensor) -> bool:
-    """Whether an argument has an entry for every sequence, unlike masks and positions, which have other dimensions."""
+    """Test whether an argument has an entry for every sequence, unlike masks and positions of other dimensions."""
     return isinstance(value, Tensor) and value.ndim == hidden.ndim and len(value) == len(hidden)
 
 
@@ -217,7 +217,7 @@ def _reads_no_other_token(architecture: Architecture, fold: Fold) -> bool:
 
 
 def _is_of_tokens(calls: list[Call]) -> bool:
-    """Whether all arguments of all calls are hidden states, of the same shape except for the width."""
+    """Test whether all arguments of all calls are hidden states, of the same shape except for the width."""
     return all(
         isinstance(value, Tensor) and value.shape[:-1] == _hidden(call).shape[:-1]
         for call in calls
